@@ -1,0 +1,336 @@
+"""An artifact: a folder whose `manifest.json` says what it is, how it came about, and what each file hashes to.
+
+Every stage reads one artifact and writes another. The new one is filled in a hidden folder beside its target and
+renamed into place once it is whole, so that a process killed at any moment leaves the old good artifact or the new
+good one, never a part of either.
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Self
+
+from deploykit.errors import ArtifactError, OutputError
+from deploykit.spec import VARIANT_FILES, DecoderSpec, Precision
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+REPOSITORY: Final = "model_repository"
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2  # linux/fs.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """What a file must be, to the byte."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """One stage an artifact went through."""
+
+    stage: str
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """Figures worth keeping: seconds, node counts, passes, sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of `manifest.json`."""
+
+    task: str
+    architecture: str
+    """The class named in the checkpoint's `config.json`, such as `LlamaForCausalLM`."""
+    model_type: str
+    decoder: DecoderSpec
+    served: Precision
+    """The precision that is packaged and run unless another is asked for."""
+    history: tuple[StageRecord, ...] = ()
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """What `validate` found: by precision, limits and figures."""
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    """Every file of the artifact but the manifest itself, by its path within the folder."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values, keys in reading order."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "architecture": self.architecture,
+            "model_type": self.model_type,
+            "served": self.served,
+            "decoder": self.decoder.to_json(),
+            "parity": dict(self.parity),
+            "history": [
+                {"stage": r.stage, "options": dict(r.options), "versions": dict(r.versions), "result": dict(r.result)}
+                for r in self.history
+            ],
+            "files": {name: {"sha256": e.sha256, "size": e.size} for name, e in sorted(self.files.items())},
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ArtifactError: another format version, a missing field, or a file name that leaves the folder.
+        """
+        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+            found = data.get("format_version") if isinstance(data, dict) else None
+            raise ArtifactError(
+                f"{MANIFEST}: format version {found!r} can't be read by this deploykit (it reads {FORMAT_VERSION}); "
+                "export the checkpoint again"
+            )
+        try:
+            manifest = cls(
+                task=data["task"],
+                architecture=data["architecture"],
+                model_type=data["model_type"],
+                served=data["served"],
+                decoder=DecoderSpec.from_json(data["decoder"]),
+                parity=data["parity"],
+                history=tuple(StageRecord(**record) for record in data["history"]),
+                files={name: FileEntry(**entry) for name, entry in data["files"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{MANIFEST} can't be read: {error!r}; export the checkpoint again") from error
+        if manifest.served not in VARIANT_FILES:
+            raise ArtifactError(f"{MANIFEST}: unknown precision {manifest.served!r}")
+        for name in manifest.files:
+            _check_name(name)
+        return manifest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder that was found to be whole."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Self:
+        """Read the artifact at `path`, checking every file's size and SHA-256.
+
+        Args:
+            path: the artifact's folder.
+            verify: whether to hash the files; only for a caller that has just done so.
+
+        Raises:
+            ArtifactError: there is no artifact, or a file is missing, changed, a link, or outside the folder.
+        """
+        root = Path(path)
+        manifest = Manifest.from_json(_read_json(root / MANIFEST))
+        artifact = cls(root, manifest)
+        if verify:
+            artifact.verify()
+        return artifact
+
+    def verify(self) -> None:
+        """Check that every file is what the manifest says.
+
+        Raises:
+            ArtifactError: naming the first file that isn't.
+        """
+        for name, entry in self.manifest.files.items():
+            file = self.path / name
+            if file.is_symlink() or not file.is_file():
+                raise ArtifactError(f"{file}: listed in {MANIFEST} but not there as a regular file; export again")
+            if file.stat().st_size != entry.size:
+                raise ArtifactError(
+                    f"{file}: {file.stat().st_size} bytes, but {MANIFEST} says {entry.size}; "
+                    "the file was changed or cut short, export again"
+                )
+            if _sha256(file) != entry.sha256:
+                raise ArtifactError(f"{file}: SHA-256 differs from {MANIFEST}; the file was changed, export again")
+
+    def graph(self, precision: Precision | None = None) -> Path:
+        """Return the ONNX file of a precision (the served one where None).
+
+        Raises:
+            ArtifactError: the artifact doesn't hold that precision.
+        """
+        name = VARIANT_FILES[precision or self.manifest.served]
+        if name not in self.manifest.files:
+            raise ArtifactError(
+                f"{self.path}: no {precision or self.manifest.served} model in it, only {', '.join(self.precisions())}"
+            )
+        return self.path / name
+
+    def precisions(self) -> list[Precision]:
+        """Return the precisions the artifact holds, fp32 first."""
+        return [precision for precision, name in VARIANT_FILES.items() if name in self.manifest.files]
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Path of `tokenizer.json`, or None where the checkpoint had no tokenizer."""
+        return self.path / "tokenizer.json" if "tokenizer.json" in self.manifest.files else None
+
+
+class Draft:
+    """An artifact being written: files go into `path`, and `commit` makes it whole."""
+
+    def __init__(self, path: Path, target: Path, *, overwrite: bool) -> None:
+        self.path = path
+        self._target = target
+        self._overwrite = overwrite
+        self._known: dict[str, FileEntry] = {}
+        self.artifact: Artifact | None = None
+
+    def file(self, name: str) -> Path:
+        """Return where to write the file `name`, its folder made and any carried-over file of that name removed."""
+        _check_name(name)
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        self._known.pop(name, None)
+        return file
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write `data` as the file `name`."""
+        self.file(name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def carry(self, source: Artifact, names: "Iterator[str] | list[str] | None" = None, *, link: bool = False) -> None:
+        """Take files over from `source` unchanged, all of them where `names` is None.
+
+        Args:
+            link: whether hard links will do: only where `source` is about to be removed.
+        """
+        for name in source.manifest.files if names is None else names:
+            target = self.file(name)
+            if link:
+                os.link(source.path / name, target)
+            else:
+                shutil.copyfile(source.path / name, target)
+            self._known[name] = source.manifest.files[name]
+
+    def commit(self, manifest: Manifest) -> Artifact:
+        """Hash the files, write `manifest` with them, and move the whole to its target.
+
+        Raises:
+            OutputError: the target appeared meanwhile and may not be replaced.
+        """
+        names = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+        entries = {name: self._known.get(name) or _entry(self.path / name) for name in names if name != MANIFEST}
+        manifest = replace(manifest, files=entries)
+        self.write_json(MANIFEST, manifest.to_json())
+        for name in names:
+            _fsync(self.path / name)
+        _fsync(self.path / MANIFEST)
+        # mkdtemp made the folder for this user alone; the finished artifact is as readable as its umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        self.path.chmod(0o777 & ~umask)
+        _move_into_place(self.path, self._target, overwrite=self._overwrite)
+        self.artifact = Artifact(self._target, manifest)
+        return self.artifact
+
+
+@contextmanager
+def draft(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Draft]:
+    """Open a draft of the artifact `target`; nothing is left of it unless it is committed.
+
+    Args:
+        target: where the finished artifact will lie.
+        overwrite: whether an artifact that is there already may be replaced.
+
+    Raises:
+        OutputError: `target` exists and may not be replaced, or its folder can't be written.
+    """
+    # Not `resolve()`: a target that is a symlink is replaced as a name, never followed.
+    place = Path(os.path.abspath(target))
+    _check_target(place, overwrite=overwrite)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    except OSError as error:
+        raise OutputError(f"{place}: can't be written: {error.strerror or error}; choose another -o") from error
+    try:
+        yield Draft(staging, place, overwrite=overwrite)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise OutputError(f"{place}: can't be written: {error.strerror}; make room or choose another -o") from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_target(place: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(place):
+        return
+    if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{place}: exists already; choose another -o or pass --overwrite")
+    if not (place / MANIFEST).is_file() or place.is_symlink():
+        raise OutputError(f"{place}: exists and is not a deploykit artifact, so it is not replaced; choose another -o")
+
+
+def _move_into_place(staging: Path, target: Path, *, overwrite: bool) -> None:
+    _check_target(target, overwrite=overwrite)
+    if not target.exists() or not any(target.iterdir()):
+        os.replace(staging, target)
+    else:
+        # The two folders change places in one step; the old one is then removed under the staging name.
+        _exchange(staging, target)
+    _fsync(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders: in one step where the kernel can (Linux 3.15), else with the old one aside for an instant."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        renameat2 = None
+    if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return
+    aside = one.with_suffix(".old")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def _check_name(name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or "." in parts:
+        raise ArtifactError(f"{MANIFEST}: file name {name!r} leaves the artifact's folder")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{file.parent}: not a deploykit artifact (no {file.name} in it)") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: can't be read: {error}") from error
+
+
+def _entry(file: Path) -> FileEntry:
+    return FileEntry(sha256=_sha256(file), size=file.stat().st_size)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,207 @@
+"""What a user can choose, stage by stage; the command line and the docs read their defaults from here."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from deploykit.errors import ConfigError
+
+Method = Literal["auto", "fused", "traced"]
+Quantization = Literal["none", "int8", "int4", "dynamic-int8"]
+Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _choice(name: str, value: str, choices: object) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def _at_least(name: str, value: float, least: float, unit: str = "") -> None:
+    # Written so that NaN fails.
+    if not value >= least or math.isinf(value):
+        raise ConfigError(f"{name} must be at least {least}{unit and ' ' + unit}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """How to read a checkpoint and turn it into ONNX."""
+
+    method: Method = "auto"
+    """`fused`: written straight from the weights (GPT-2, Llama, Qwen2); `traced`: through `torch.onnx`; `auto`: fused
+    where the family allows it."""
+    opset: int = 20
+    """ONNX opset, bounded by the ONNX Runtime that serves it."""
+    max_context: int | None = None
+    """Longest past + new sequence, in tokens; the checkpoint's own limit where None."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    cache_dir: Path | None = None
+    """Where a hub id is downloaded to; the Hugging Face cache where None."""
+    trust_remote_code: bool = False
+    """Whether Python code shipped inside the checkpoint may run."""
+    allow_pickle: bool = False
+    """Whether `pytorch_model.bin` may be read where there is no safetensors file (weights only, no code is run)."""
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, Method)
+        if self.opset not in (20, 21, 22, 23):
+            raise ConfigError(f"opset must be 20 to 23, got {self.opset}")
+        if self.max_context is not None:
+            _at_least("max_context", self.max_context, 2, "tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """How many bits the weights keep."""
+
+    precision: Quantization = "int8"
+    """`int8` and `int4` are weight-only; `dynamic-int8` quantizes activations too, per tensor, so that requests in one
+    batch can change each other's tokens."""
+    block_size: int = 32
+    """Weights that share a scale, along the input axis (weight-only)."""
+
+    def __post_init__(self) -> None:
+        _choice("quantize", self.precision, Quantization)
+        if self.block_size not in (16, 32, 64, 128, 256):
+            raise ConfigError(f"block_size must be 16, 32, 64, 128 or 256, got {self.block_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """What counts as the same model."""
+
+    atol: float = 1e-4
+    """Largest |onnx - torch| of a logit, times the root mean square of the reference's logits where that exceeds 1."""
+    max_kl: float = 0.02
+    """Largest mean KL divergence of the quantized model from fp32 on text, in nats a token (trained models)."""
+    max_perplexity_loss: float = 0.02
+    """Largest relative growth of perplexity by quantization on text (trained models)."""
+    text: Path | None = None
+    """Text to measure quality on; prose of the Python documentation where None."""
+    tokens: int = 2048
+    """Tokens of that text to use."""
+
+    def __post_init__(self) -> None:
+        for name in ("atol", "max_kl", "max_perplexity_loss"):
+            _at_least(name, getattr(self, name), 0)
+        _at_least("tokens", self.tokens, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageConfig:
+    """How the model is named in Triton's repository."""
+
+    name: str = "model"
+    """The Triton model's name, part of every URL."""
+    version: int = 1
+    """The Triton model's version, a folder of that name."""
+
+    def __post_init__(self) -> None:
+        if not _MODEL_NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name must be 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit; got {self.name!r}"
+            )
+        _at_least("version", self.version, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How much the engine may run at once."""
+
+    max_rows: int = 16
+    """Requests that advance together; the others wait."""
+    max_context: int | None = None
+    """Tokens a row can hold (prompt + answer); the smaller of the model's limit and 4096 where None."""
+    max_queue: int = 1024
+    """Requests that may wait; one more is refused at once."""
+    prefill_chunk: int = 128
+    """Prompt tokens run between two steps of the running rows."""
+    threads: int | None = None
+    """ONNX Runtime's threads; the cores this process may use where None."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "max_queue", "prefill_chunk"):
+            _at_least(name, getattr(self, name), 1)
+        if self.max_context is not None:
+            _at_least("max_context", self.max_context, 2, "tokens")
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Where the local Triton listens and when it counts as dead."""
+
+    host: str = "127.0.0.1"
+    """Address of every port."""
+    http_port: int = 8000
+    """Triton's HTTP endpoint; 0 takes a free port."""
+    grpc_port: int = 8001
+    """Triton's gRPC endpoint; 0 takes a free port."""
+    metrics_port: int = 8002
+    """Triton's Prometheus metrics; 0 takes a free port."""
+    health_port: int = 8003
+    """Liveness and readiness of the whole, answered by `deploykit serve` itself; 0 takes a free port."""
+    startup_timeout: float = 300.0
+    """Seconds until the models must be ready."""
+    heartbeat_timeout: float = 30.0
+    """Seconds without a heartbeat of an engine after which its backend is restarted."""
+    exit_timeout: float = 30.0
+    """Seconds that open streams get to finish at shutdown."""
+
+    def __post_init__(self) -> None:
+        for name in ("http_port", "grpc_port", "metrics_port", "health_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
+        for name in ("startup_timeout", "heartbeat_timeout", "exit_timeout"):
+            _at_least(name, getattr(self, name), 1, "s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A small Llama-style decoder and how long to train it."""
+
+    vocab_size: int = 2048
+    """Entries of the byte-level BPE vocabulary, specials included."""
+    hidden_size: int = 192
+    num_layers: int = 4
+    num_heads: int = 6
+    num_key_value_heads: int = 2
+    intermediate_size: int = 512
+    max_context: int = 512
+    """Longest sequence the model is made for, in tokens."""
+    sequence_length: int = 256
+    """Tokens in a training example."""
+    batch_size: int = 8
+    """Examples in a step."""
+    learning_rate: float = 3e-3
+    """Peak of the schedule (linear warm-up, then cosine)."""
+    weight_decay: float = 0.05
+    seconds: float = 120.0
+    """Training time; the schedule ends with it. `max_steps` ends it sooner."""
+    max_steps: int | None = None
+    """Steps to train, for a run that must not depend on the machine's speed; time rules where None."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "num_key_value_heads", "intermediate_size", "batch_size"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("vocab_size", self.vocab_size, 260, "entries (256 bytes and the specials)")
+        _at_least("sequence_length", self.sequence_length, 2, "tokens")
+        _at_least("seconds", self.seconds, 1, "s")
+        if self.max_steps is not None:
+            _at_least("max_steps", self.max_steps, 1)
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_heads ({self.num_heads}), "
+                f"and that of num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.max_context < self.sequence_length:
+            raise ConfigError(
+                f"max_context ({self.max_context}) must hold a sequence_length of {self.sequence_length} tokens"
+            )

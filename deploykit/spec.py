@@ -1,0 +1,145 @@
+"""What a decoder graph takes and gives: the names, axes and types that every stage agrees on.
+
+Axis letters, used in every docstring of the package:
+
+    B  batch rows            S  new tokens             P  past tokens           T = P + S  total tokens
+    H  attention heads       K  key/value heads        D  head size             L  layers
+    V  vocabulary            N  rows of logits asked for
+
+The names are those that optimum, onnxruntime-genai and transformers.js already read; see docs/architecture.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from deploykit.errors import ArtifactError
+
+BATCH = "batch_size"
+SEQUENCE = "sequence_length"
+PAST = "past_sequence_length"
+TOTAL = "total_sequence_length"
+NUM_LOGITS = "num_logits"
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+LOGITS_TO_KEEP = "num_logits_to_keep"
+LOGITS = "logits"
+
+TASK_GENERATION = "text-generation-with-past"
+
+Precision = Literal["fp32", "int8", "int4", "dynamic-int8"]
+
+VARIANT_FILES: Mapping[Precision, str] = {
+    "fp32": "onnx/model.onnx",
+    "int8": "onnx/model_int8.onnx",
+    "int4": "onnx/model_q4.onnx",
+    "dynamic-int8": "onnx/model_quantized.onnx",
+}
+"""Graph file of each precision; its external data, if any, is the same name + `_data`."""
+
+CacheKind = Literal["shared", "concatenated"]
+"""`shared`: past and present may be one buffer, longer than the past (GroupQueryAttention); rows of different lengths
+lie side by side, padded on the right. `concatenated`: present is past + new, a tensor of its own; padded on the left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output."""
+
+    name: str
+    dtype: Literal["int64", "float32", "float16"]
+    shape: tuple[str | int, ...]
+    """An axis is its length, or its name where it is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCache:
+    """What one layer keeps of each past token."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """The contract of a decoder graph."""
+
+    cache: CacheKind
+    layers: tuple[LayerCache, ...]
+    vocab_size: int
+    max_context: int
+    """Longest T the graph can run, in tokens."""
+    logits_to_keep: bool
+    """Whether the graph has the scalar input `num_logits_to_keep` (0 = all rows; its default is 1)."""
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    def past(self) -> Iterator[TensorSpec]:
+        """Yield the cache inputs in graph order: layer 0 key, layer 0 value, layer 1 key, …"""
+        yield from self._cache("past_key_values", PAST)
+
+    def present(self) -> Iterator[TensorSpec]:
+        """Yield the cache outputs in the order of `past`."""
+        yield from self._cache("present", TOTAL)
+
+    def inputs(self) -> list[TensorSpec]:
+        """Return every graph input, in graph order."""
+        specs = [
+            TensorSpec(name=INPUT_IDS, dtype="int64", shape=(BATCH, SEQUENCE)),
+            TensorSpec(name=ATTENTION_MASK, dtype="int64", shape=(BATCH, TOTAL)),
+        ]
+        if self.logits_to_keep:
+            specs.append(TensorSpec(name=LOGITS_TO_KEEP, dtype="int64", shape=()))
+        return [*specs, *self.past()]
+
+    def outputs(self) -> list[TensorSpec]:
+        """Return every graph output, in graph order."""
+        rows = NUM_LOGITS if self.logits_to_keep else SEQUENCE
+        logits = TensorSpec(name=LOGITS, dtype="float32", shape=(BATCH, rows, self.vocab_size))
+        return [logits, *self.present()]
+
+    def cache_bytes_per_token(self) -> int:
+        """Return the cache's size for one token of one row, in bytes (fp32)."""
+        return sum(4 * layer.heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contract as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DecoderSpec":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ArtifactError: a field is missing, unknown or of the wrong type.
+        """
+        try:
+            fields = dict(data)
+            fields["layers"] = tuple(LayerCache(**layer) for layer in fields["layers"])
+            fields["eos_token_ids"] = tuple(fields["eos_token_ids"])
+            spec = cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"manifest.json: the tensor contract can't be read: {error}") from error
+        if not spec.layers or spec.vocab_size < 1 or spec.max_context < 1:
+            raise ArtifactError("manifest.json: the tensor contract has no layers, vocabulary or context")
+        return spec
+
+    def _cache(self, prefix: str, axis: str) -> Iterator[TensorSpec]:
+        for number, layer in enumerate(self.layers):
+            for part, size in (("key", layer.key_dim), ("value", layer.value_dim)):
+                yield TensorSpec(
+                    name=f"{prefix}.{number}.{part}", dtype="float32", shape=(BATCH, layer.heads, axis, size)
+                )
+
+
+def data_file(graph_file: str) -> str:
+    """Return the name of a graph file's external data, as optimum and transformers.js expect it."""
+    return f"{graph_file}_data"
+
+
+def shape_text(shape: Sequence[str | int]) -> str:
+    """Return a shape as a reader would write it: `[batch_size, 4, 64]`."""
+    return "[" + ", ".join(str(axis) for axis in shape) + "]"
