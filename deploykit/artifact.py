@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -97,18 +97,18 @@ class Manifest:
             )
         try:
             manifest = cls(
-                task=data["task"],
-                architecture=data["architecture"],
-                model_type=data["model_type"],
+                task=str(data["task"]),
+                architecture=str(data["architecture"]),
+                model_type=str(data["model_type"]),
                 served=data["served"],
                 decoder=DecoderSpec.from_json(data["decoder"]),
-                parity=data["parity"],
+                parity=dict(data["parity"]),
                 history=tuple(StageRecord(**record) for record in data["history"]),
                 files={name: FileEntry(**entry) for name, entry in data["files"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{MANIFEST} can't be read: {error!r}; export the checkpoint again") from error
-        if manifest.served not in VARIANT_FILES:
+        if manifest.served not in list(VARIANT_FILES):
             raise ArtifactError(f"{MANIFEST}: unknown precision {manifest.served!r}")
         for name in manifest.files:
             _check_name(name)
@@ -204,10 +204,12 @@ class Draft:
         """Write `data` as the file `name`."""
         self.file(name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def carry(self, source: Artifact, names: "Iterator[str] | list[str] | None" = None, *, link: bool = False) -> None:
-        """Take files over from `source` unchanged, all of them where `names` is None.
+    def carry(self, source: Artifact, names: Iterable[str] | None = None, *, link: bool = False) -> None:
+        """Take files over unchanged.
 
         Args:
+            source: the artifact that holds them.
+            names: which files; all of them where None.
             link: whether hard links will do: only where `source` is about to be removed.
         """
         for name in source.manifest.files if names is None else names:
@@ -251,9 +253,9 @@ def draft(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterato
     Raises:
         OutputError: `target` exists and may not be replaced, or its folder can't be written.
     """
-    # Not `resolve()`: a target that is a symlink is replaced as a name, never followed.
-    place = Path(os.path.abspath(target))
-    _check_target(place, overwrite=overwrite)
+    # Not `resolve()`: a link at the target itself must be seen, not followed.
+    place = Path(target).parent.resolve() / Path(target).name
+    check_target(place, overwrite=overwrite)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
@@ -269,7 +271,12 @@ def draft(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterato
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_target(place: Path, *, overwrite: bool) -> None:
+def check_target(place: Path, *, overwrite: bool) -> None:
+    """Check that an output may be written at `place`, before any work is done for it.
+
+    Raises:
+        OutputError: it exists already (an empty folder may), or is something that is never replaced.
+    """
     if not os.path.lexists(place):
         return
     if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
@@ -281,9 +288,9 @@ def _check_target(place: Path, *, overwrite: bool) -> None:
 
 
 def _move_into_place(staging: Path, target: Path, *, overwrite: bool) -> None:
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     if not target.exists() or not any(target.iterdir()):
-        os.replace(staging, target)
+        staging.replace(target)
     else:
         # The two folders change places in one step; the old one is then removed under the staging name.
         _exchange(staging, target)
@@ -299,9 +306,9 @@ def _exchange(one: Path, other: Path) -> None:
     if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         return
     aside = one.with_suffix(".old")
-    os.rename(other, aside)
-    os.rename(one, other)
-    os.rename(aside, one)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
 
 
 def _check_name(name: str) -> None:

@@ -104,7 +104,7 @@ class PackageConfig:
     def __post_init__(self) -> None:
         if not _MODEL_NAME.fullmatch(self.name):
             raise ConfigError(
-                f"name must be 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit; got {self.name!r}"
+                f"name must be 1 to 128 letters, digits, '.', '_' or '-' and not start with a sign; got {self.name!r}"
             )
         _at_least("version", self.version, 1)
 
@@ -189,7 +189,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "num_heads", "num_key_value_heads", "intermediate_size", "batch_size"):
+        for name in (
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_key_value_heads",
+            "intermediate_size",
+            "batch_size",
+        ):
             _at_least(name, getattr(self, name), 1)
         _at_least("vocab_size", self.vocab_size, 260, "entries (256 bytes and the specials)")
         _at_least("sequence_length", self.sequence_length, 2, "tokens")

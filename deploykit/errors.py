@@ -63,8 +63,7 @@ class MissingExtraError(DeploykitError):
 
     def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
         super().__init__(
-            f"{needed_for} needs the package {package!r}, which is not installed; "
-            f"run: pip install 'deploykit[{extra}]'"
+            f"{needed_for} needs the package {package!r}, which is not installed; run: pip install 'deploykit[{extra}]'"
         )
 
 

@@ -40,7 +40,7 @@ VARIANT_FILES: Mapping[Precision, str] = {
 
 CacheKind = Literal["shared", "concatenated"]
 """`shared`: past and present may be one buffer, longer than the past (GroupQueryAttention); rows of different lengths
-lie side by side, padded on the right. `concatenated`: present is past + new, a tensor of its own; padded on the left."""
+lie side by side, padded on the right. `concatenated`: present is past + new, a new tensor; padded on the left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class DecoderSpec:
     pad_token_id: int | None = None
 
     def past(self) -> Iterator[TensorSpec]:
-        """Yield the cache inputs in graph order: layer 0 key, layer 0 value, layer 1 key, …"""
+        """Yield the cache inputs in graph order: layer 0 key, layer 0 value, and so on."""
         yield from self._cache("past_key_values", PAST)
 
     def present(self) -> Iterator[TensorSpec]:
@@ -121,9 +121,10 @@ class DecoderSpec:
             fields["layers"] = tuple(LayerCache(**layer) for layer in fields["layers"])
             fields["eos_token_ids"] = tuple(fields["eos_token_ids"])
             spec = cls(**fields)
-        except (KeyError, TypeError) as error:
+            empty = not spec.layers or spec.vocab_size < 1 or spec.max_context < 1
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"manifest.json: the tensor contract can't be read: {error}") from error
-        if not spec.layers or spec.vocab_size < 1 or spec.max_context < 1:
+        if empty:
             raise ArtifactError("manifest.json: the tensor contract has no layers, vocabulary or context")
         return spec
 

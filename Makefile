@@ -1,0 +1,54 @@
+# Every job of this project; CI calls only these. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench prove docs golden clean
+
+# The newest Python that everything the demo installs has wheels for.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
+
+.venv/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: deploykit needs Python 3.11 or newer, '$(PYTHON)' is older; run: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -m venv .venv \
+		|| { echo "error: this Python can't make virtual environments; on Debian and Ubuntu run: apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+.venv/user: .venv/python pyproject.toml constraints.txt
+	@echo "Installing into .venv (torch's CPU build, ONNX Runtime, Triton) …"
+	@$(PIP) --editable '.[cpu,engine,export,train,local]'
+	@touch $@
+
+.venv/dev: .venv/user
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: .venv/user ## train a small model, export it, and stream from a real Triton (about 4 minutes)
+	@exec $(BIN)/python examples/demo.py
+
+test: .venv/dev ## run the test suite
+	@$(BIN)/python -m pytest -m 'not slow'
+
+check: .venv/dev ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: .venv/dev ## measure us beside the peers (in environments of their own); results in benchmarks/results
+	@$(BIN)/python benchmarks/export.py
+	@$(BIN)/python benchmarks/decode.py
+
+prove: .venv/dev ## the slow proofs; results in benchmarks/results
+	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python benchmarks/numpy2.py
+
+golden: .venv/dev ## write model_repository/ again
+	@$(BIN)/python examples/golden.py
+
+clean: ## remove what these targets made
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info benchmarks/.envs

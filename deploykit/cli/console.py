@@ -1,0 +1,141 @@
+"""What a person sees: bars on stderr while something runs, one result on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploykit.artifact import Artifact
+from deploykit.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Show reports as bars on a terminal, and as one line for each finished piece of work elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=32),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), refresh_per_second=8) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """Reports as rich progress bars, a bar for each piece of work."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: float, total: float, note: str = "") -> None:
+        # No total means that nobody knows how long it takes: rich then shows a bar that moves.
+        length = total or None
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=length, note="")
+        self._bars.update(self._tasks[what], completed=done, total=length, note=note)
+
+
+class _Lines:
+    """Reports as lines, for logs: what was finished and how long it took."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+
+    def __call__(self, what: str, done: float, total: float, note: str = "") -> None:
+        began = self._began.setdefault(what, time.monotonic())
+        if total and done >= total:
+            del self._began[what]
+            click.echo(f"{what}: {time.monotonic() - began:.1f} s{f', {note}' if note else ''}", err=True)
+
+
+def print_json(data: Any) -> None:
+    """Print `data` as JSON on stdout."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def megabytes(size: float) -> str:
+    """Return a size as a reader likes it: `1.6 MB`."""
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
+
+
+def artifact_json(artifact: Artifact) -> dict[str, Any]:
+    """Return what a stage reports with --json."""
+    manifest = artifact.manifest
+    return {
+        "output": str(artifact.path),
+        "stage": manifest.history[-1].stage,
+        "architecture": manifest.architecture,
+        "served": manifest.served,
+        "precisions": {p: graph_size(artifact, p) for p in artifact.precisions()},
+        "parity": dict(manifest.parity),
+        "history": [{"stage": r.stage, "options": r.options, "result": r.result} for r in manifest.history],
+    }
+
+
+def graph_size(artifact: Artifact, precision: Any) -> int:
+    """Return the bytes of a precision's graph and its external data."""
+    name = artifact.graph(precision).relative_to(artifact.path).as_posix()
+    return sum(entry.size for file, entry in artifact.manifest.files.items() if file in (name, f"{name}_data"))
+
+
+def print_artifact(artifact: Artifact, *, json_wanted: bool) -> None:
+    """Print what a stage left behind: as JSON, or as a short table."""
+    if json_wanted:
+        print_json(artifact_json(artifact))
+        return
+    manifest = artifact.manifest
+    rows = [
+        ("artifact", str(artifact.path)),
+        (
+            "model",
+            f"{manifest.architecture}, {len(manifest.decoder.layers)} layers, vocabulary {manifest.decoder.vocab_size}",
+        ),
+        *((p, _size_note(artifact, p)) for p in artifact.precisions()),
+        *quality_rows(artifact),
+    ]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def _size_note(artifact: Artifact, precision: Any) -> str:
+    served = "  (served)" if precision == artifact.manifest.served else ""
+    return f"{megabytes(graph_size(artifact, precision))}{served}"
+
+
+def quality_rows(artifact: Artifact) -> list[tuple[str, str]]:
+    """Return what `validate` found, a row for each precision: its name and the figures that matter."""
+    return [
+        ("parity", _parity_note(found)) if precision == "fp32" else (f"{precision} quality", _quality_note(found))
+        for precision, found in artifact.manifest.parity.items()
+    ]
+
+
+def _parity_note(found: Mapping[str, Any]) -> str:
+    worst = max(case["max_abs_error"] for case in found["cases"].values())
+    return f"max |onnx - {found['reference']}| = {worst:.1e}, allowed {found['allowed']:.1e}, in {len(found['cases'])} cases"
+
+
+def _quality_note(found: Mapping[str, Any]) -> str:
+    judged = "" if found["trained"] else "; not judged: random weights"
+    return (
+        f"perplexity {found['perplexity']:.2f} against {found['perplexity_fp32']:.2f} ({found['perplexity_loss']:+.2%}), "
+        f"KL {found['kl']:.1e}, same top-1 {found['top1_agreement']:.1%}{judged}"
+    )

@@ -1,0 +1,51 @@
+"""`deploykit generate`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploykit.cli import console, options
+
+
+@click.command()
+@options.artifact
+@click.argument("prompt")
+@options.sampling
+@options.precision
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
+@options.as_json
+def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_json: bool, **sampling: Any) -> None:
+    """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process."""
+    from deploykit.errors import MissingExtraError
+
+    try:
+        from deploykit.engine import Engine, SamplingParams
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            error.name or "onnxruntime", extra="engine,cpu", needed_for="deploykit generate"
+        ) from None
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    given = {name: value for name, value in sampling.items() if value not in (None, ())}
+    params = SamplingParams.from_mapping(given | ({"stop": list(given["stop"])} if "stop" in given else {}))
+    with Engine.open(artifact, precision=precision) as engine:
+        if as_json or no_stream:
+            answer = engine.generate(text, params)
+            if as_json:
+                console.print_json(
+                    {
+                        "text": answer.text,
+                        "finish_reason": answer.finish_reason,
+                        "num_input_tokens": answer.num_input_tokens,
+                        "num_output_tokens": answer.num_output_tokens,
+                    }
+                )
+            else:
+                click.echo(answer.text)
+            return
+        for event in engine.stream(text, params):
+            click.echo(event.text, nl=False)
+            sys.stdout.flush()
+        click.echo()

@@ -1,0 +1,136 @@
+"""Options that several verbs share, spelled once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from deploykit.config import ConvertConfig, Method, Quantization, QuantizeConfig, ValidateConfig
+from deploykit.spec import VARIANT_FILES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return one decorator that applies `decorators` so that --help lists them in this order."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def choices(literal: Any) -> click.Choice[str]:
+    """Return a click type that takes what a `Literal` lists."""
+    return click.Choice(literal.__args__)
+
+
+output = _all(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="DIR",
+        help="Where to write the result.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace an artifact that is there already."),
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+artifact = click.argument("artifact", type=click.Path(path_type=Path))
+
+precision = click.option(
+    "--precision",
+    type=click.Choice(list(VARIANT_FILES)),
+    default=None,
+    help="Precision to run instead of the packaged one.",
+)
+
+reading = _all(
+    click.option(
+        "--method",
+        type=choices(Method),
+        default=ConvertConfig.method,
+        show_default=True,
+        help="Write a fused graph from the weights, or trace the PyTorch model.",
+    ),
+    click.option("--opset", type=int, default=ConvertConfig.opset, show_default=True, help="ONNX opset."),
+    click.option(
+        "--max-context",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="Longest sequence; the checkpoint's own limit by default.",
+    ),
+    click.option("--revision", default=None, help="Branch, tag or commit of a hub id."),
+    click.option("--cache-dir", type=click.Path(path_type=Path), default=None, help="Where hub ids are downloaded to."),
+    click.option("--trust-remote-code", is_flag=True, help="Run Python code that the checkpoint ships."),
+    click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there is no safetensors file."),
+)
+
+quantizing = _all(
+    click.option(
+        "--quantize",
+        "precision",
+        type=choices(Quantization),
+        default=QuantizeConfig.precision,
+        show_default=True,
+        help="Precision to serve.",
+    ),
+    click.option(
+        "--block-size",
+        type=int,
+        default=QuantizeConfig.block_size,
+        show_default=True,
+        help="Weights that share a scale (int8, int4).",
+    ),
+)
+
+judging = _all(
+    click.option(
+        "--atol", type=float, default=ValidateConfig.atol, show_default=True, help="Largest deviation of a logit."
+    ),
+    click.option(
+        "--max-kl",
+        type=float,
+        default=ValidateConfig.max_kl,
+        show_default=True,
+        help="Largest mean KL divergence after quantization, nats a token.",
+    ),
+    click.option(
+        "--max-perplexity-loss",
+        type=float,
+        default=ValidateConfig.max_perplexity_loss,
+        show_default=True,
+        help="Largest relative growth of perplexity by quantization.",
+    ),
+    click.option(
+        "--text",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Text to measure quality on; English documentation by default.",
+    ),
+)
+
+
+def sampling(function: F) -> F:
+    """Add the options of a generation request."""
+    return _all(
+        click.option("--max-tokens", type=int, default=None, help="Longest answer, in tokens."),
+        click.option(
+            "--temperature", type=float, default=None, help="0 is greedy, the default; higher is more random."
+        ),
+        click.option("--top-k", type=int, default=None, help="Sample from the K most likely tokens."),
+        click.option(
+            "--top-p", type=float, default=None, help="Sample from the most likely tokens that hold this probability."
+        ),
+        click.option("--seed", type=int, default=None, help="Make sampling repeatable."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+        click.option("--ignore-eos", is_flag=True, default=None, help="Go on past the end-of-text token."),
+    )(function)

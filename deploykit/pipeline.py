@@ -1,0 +1,111 @@
+"""The whole way from a checkpoint to a Triton repository: the only file that knows every stage and their order."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, get_args
+
+from deploykit.artifact import Artifact, check_target
+from deploykit.config import ConvertConfig, PackageConfig, Quantization, QuantizeConfig, Until, ValidateConfig
+from deploykit.convert import convert as run_convert
+from deploykit.convert import torch_reference
+from deploykit.errors import ConfigError, OutputError
+from deploykit.optimize import optimize as run_optimize
+from deploykit.package import package as run_package
+from deploykit.progress import Progress, silent
+from deploykit.quantize import quantize as run_quantize
+from deploykit.validate import validate as run_validate
+
+STAGES: Final[tuple[Until, ...]] = get_args(Until)
+"""Where an export can stop, in order: one name a stage, for what the stage leaves behind."""
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    quantize: Quantization | QuantizeConfig = "int8",
+    name: str | None = None,
+    until: Until = "packaged",
+    convert: ConvertConfig | None = None,
+    validate: ValidateConfig | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Artifact:
+    """Turn a checkpoint into a validated, quantized artifact that Triton serves, and return it.
+
+    Args:
+        checkpoint: a Hugging Face folder, a hub id, or what `deploykit train` wrote.
+        output: the artifact's folder; it appears only when everything has succeeded.
+        quantize: the precision to serve, or all of its options.
+        name: the Triton model's name; the checkpoint's own where None.
+        until: the last stage to run.
+        convert: options of the conversion.
+        validate: limits of the validation.
+        overwrite: whether an artifact at `output` may be replaced.
+        progress: told how far the export is.
+
+    Raises:
+        DeploykitError: one of its subclasses, from the stage that failed; `output` is untouched then.
+
+    Example:
+        >>> import deploykit
+        >>> artifact = deploykit.export("my-checkpoint", "out", quantize="int4")  # doctest: +SKIP
+        >>> artifact.manifest.parity["fp32"]  # doctest: +SKIP
+    """
+    if until not in STAGES:
+        raise ConfigError(f"until must be one of {', '.join(STAGES)}; got {until!r}")
+    target = Path(output)
+    check_target(target, overwrite=overwrite)
+    reading = convert or ConvertConfig()
+    precision = quantize if isinstance(quantize, QuantizeConfig) else QuantizeConfig(precision=quantize)
+    packaging = PackageConfig(name=name or model_name(checkpoint))
+
+    def check(source: Artifact, out: Path, **how: bool) -> Artifact:
+        reference = torch_reference(checkpoint, reading)
+        return run_validate(source, out, reference, validate or ValidateConfig(), progress=progress, **how)
+
+    stages: list[Callable[..., Artifact]] = [
+        partial(run_optimize, progress=progress),
+        partial(run_quantize, config=precision, progress=progress),
+        check,
+        partial(run_package, config=packaging, progress=progress),
+    ]
+    stages = stages[: STAGES.index(until)]
+    with _workshop(target) as workshop:
+        last = not stages
+        artifact = run_convert(
+            checkpoint, target if last else workshop / "0", reading, overwrite=last and overwrite, progress=progress
+        )
+        for number, stage in enumerate(stages, start=1):
+            last = number == len(stages)
+            artifact = stage(
+                artifact, target if last else workshop / str(number), overwrite=last and overwrite, link=True
+            )
+            shutil.rmtree(workshop / str(number - 1))
+    return artifact
+
+
+def model_name(checkpoint: str | Path) -> str:
+    """Return a Triton model name made of the last part of a checkpoint's path or hub id."""
+    last = Path(str(checkpoint)).name or Path(checkpoint).resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("._-")[:128] or "model"
+
+
+@contextmanager
+def _workshop(target: Path) -> Iterator[Path]:
+    """Open a hidden folder beside the target: on the same file system, so that stages hand files on as hard links."""
+    parent = target.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=parent))
+    except OSError as error:
+        raise OutputError(f"{target}: can't be written: {error.strerror}; choose another -o") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

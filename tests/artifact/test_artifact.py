@@ -1,0 +1,195 @@
+"""An artifact is whole or not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploykit.artifact import MANIFEST, Artifact, FileEntry, Manifest, draft
+from deploykit.errors import ArtifactError, OutputError
+from deploykit.spec import DecoderSpec, LayerCache
+
+SPEC = DecoderSpec(
+    cache="shared",
+    layers=(LayerCache(heads=2, key_dim=8, value_dim=8),) * 2,
+    vocab_size=300,
+    max_context=64,
+    logits_to_keep=True,
+    eos_token_ids=(1,),
+)
+BLANK = Manifest(
+    task="text-generation-with-past", architecture="LlamaForCausalLM", model_type="llama", decoder=SPEC, served="fp32"
+)
+
+
+def write(folder: Path, content: bytes = b"weights", *, overwrite: bool = False) -> Artifact:
+    with draft(folder, overwrite=overwrite) as new:
+        new.file("onnx/model.onnx").write_bytes(content)
+        new.write_json("config.json", {"model_type": "llama"})
+        return new.commit(BLANK)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_opens_what_was_committed(tmp_path: Path) -> None:
+    written = write(tmp_path / "a")
+    opened = Artifact.open(tmp_path / "a")
+    assert opened.manifest == written.manifest
+    assert set(opened.manifest.files) == {"onnx/model.onnx", "config.json"}
+    assert opened.graph() == tmp_path / "a" / "onnx/model.onnx"
+    assert leftovers(tmp_path) == ["a"]
+
+
+def test_finished_folder_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_leaves_nothing_behind_when_the_stage_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), draft(tmp_path / "a") as new:
+        new.file("onnx/model.onnx").write_bytes(b"half")
+        raise ZeroDivisionError
+    assert leftovers(tmp_path) == []
+
+
+def test_refuses_an_output_that_exists(tmp_path: Path) -> None:
+    write(tmp_path / "a", b"old")
+    with pytest.raises(OutputError, match="exists already.*--overwrite"):
+        write(tmp_path / "a", b"new")
+    assert Artifact.open(tmp_path / "a").graph().read_bytes() == b"old"
+
+
+def test_replaces_an_artifact_when_told_to(tmp_path: Path) -> None:
+    write(tmp_path / "a", b"old")
+    write(tmp_path / "a", b"new", overwrite=True)
+    assert Artifact.open(tmp_path / "a").graph().read_bytes() == b"new"
+    assert leftovers(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_never_replaces_what_is_not_an_artifact(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "a"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "folder":
+        target.mkdir()
+        (target / "thesis.txt").write_text("mine")
+    else:
+        write(tmp_path / "real")
+        target.symlink_to(tmp_path / "real")
+    before = leftovers(tmp_path)
+    with pytest.raises(OutputError, match="not replaced"):
+        write(target, overwrite=True)
+    assert leftovers(tmp_path) == before
+
+
+def test_says_that_a_folder_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't be written"):
+        write(tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "config.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "link"])
+def test_opening_names_a_damaged_file(tmp_path: Path, name: str, damage: str) -> None:
+    write(tmp_path / "a")
+    file = tmp_path / "a" / name
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+    if damage == "link":
+        (tmp_path / "elsewhere").write_bytes(content)
+        file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "", "."])
+def test_refuses_file_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
+    manifest = replace(BLANK, files={name: FileEntry(sha256="0" * 64, size=1)})
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest.to_json()))
+    with pytest.raises(ArtifactError, match="leaves the artifact's folder"):
+        Artifact.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', '{"format_version": 1}', "nul\0"])
+def test_a_manifest_that_makes_no_sense_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match=MANIFEST):
+        Artifact.open(tmp_path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_no_manifest_escapes_as_another_error(value: object) -> None:
+    data = BLANK.to_json()
+    for key in data:
+        if key != "format_version" and data[key] != value:
+            try:
+                Manifest.from_json({**data, key: value})
+            except ArtifactError:
+                continue
+
+
+def test_a_folder_without_manifest_is_not_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a deploykit artifact"):
+        Artifact.open(tmp_path / "nothing")
+
+
+def test_carried_files_keep_their_bytes_and_hashes(tmp_path: Path) -> None:
+    source = write(tmp_path / "a")
+    with draft(tmp_path / "b") as new:
+        new.carry(source)
+        new.file("config.json").write_text("changed")
+        result = new.commit(BLANK)
+    assert Artifact.open(tmp_path / "b").manifest == result.manifest
+    assert result.manifest.files["onnx/model.onnx"] == source.manifest.files["onnx/model.onnx"]
+    assert (tmp_path / "a" / "config.json").read_text() != "changed"
+
+
+def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path: Path) -> None:
+    """SIGKILL at moments spread over many replacements: the target opens each time and is one of the two."""
+    target = tmp_path / "a"
+    write(target, b"0" * 1000)
+    script = textwrap.dedent(
+        """
+        import sys
+        sys.path[:0] = sys.argv[2:]
+        from test_artifact import write
+        from pathlib import Path
+        print("go", flush=True)
+        for turn in range(10**6):
+            write(Path(sys.argv[1]), bytes([turn % 256]) * 1000, overwrite=True)
+        """
+    )
+    here = Path(__file__).parent
+    for wait in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(target), str(here)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        signal.sigtimedwait([], 0.01 + 0.013 * wait)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert len(set(Artifact.open(target).graph().read_bytes())) == 1
+    assert os.path.lexists(target)

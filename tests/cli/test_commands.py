@@ -1,0 +1,78 @@
+"""The command line: help, errors, exit statuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploykit.cli import commands
+
+VERBS = ["export", "serve", "generate", "train", "convert", "optimize", "quantize", "validate", "package"]
+
+
+def run(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploykit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_lists_the_verbs_in_the_order_of_use() -> None:
+    assert list(commands.commands) == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Usage: deploykit {verb}")
+    for parameter in commands.commands[verb].params:
+        if parameter.param_type_name == "option":
+            assert parameter.help, f"{verb} {parameter.name}"  # type: ignore[attr-defined]
+
+
+def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, done.stderr
+    assert not done.stdout
+    return lines[0]
+
+
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
+    message = one_line_error(run("export", tmp_path / "nowhere", "-o", tmp_path / "out"), 3)
+    assert "nowhere" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    message = one_line_error(run("export", tmp_path / "nowhere", "-o", tmp_path / "out"), 6)
+    assert "exists already" in message
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["generate", "nowhere", "hi"], 5, "not a deploykit artifact"),
+        (["serve", "nowhere"], 5, "nowhere"),
+        (["export", "nowhere", "-o", "out", "--name", "../x"], 2, "name must be"),
+        (["export", "nowhere", "-o", "out", "--block-size", "33"], 2, "block_size"),
+        (["export", "nowhere", "-o", "out", "--atol", "nan"], 2, "atol"),
+        (["quantize", "nowhere", "-o", "out"], 5, "not a deploykit artifact"),
+        (["train", "--data", "nowhere", "-o", "out"], 2, "nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_line(tmp_path: Path, arguments: list[str], status: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploykit", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert said in one_line_error(done, status)
+    assert list(tmp_path.iterdir()) == []

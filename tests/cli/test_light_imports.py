@@ -1,0 +1,32 @@
+"""What each part of the package may load, proved in a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tokenizers", "rich", "tritonclient")
+
+
+def loaded(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import deploykit", set()),
+        ("import deploykit.cli", set()),
+        ("import deploykit.artifact, deploykit.config, deploykit.spec, deploykit.errors, deploykit.progress", set()),
+        ("import deploykit.client", {"tritonclient"}),
+        ("import deploykit.engine", {"onnxruntime", "tokenizers"}),
+        ("import deploykit.serve", {"onnxruntime", "tokenizers"}),
+        ("import deploykit.validate", {"onnxruntime", "tokenizers", "onnx", "onnx_ir"}),
+        ("import deploykit.package", {"tritonclient"}),
+        ("import deploykit.quantize, deploykit.optimize", {"onnx", "onnx_ir", "onnxscript", "onnxruntime"}),
+    ],
+)
+def test_loads_no_more_than_it_needs(statement: str, allowed: set[str]) -> None:
+    assert loaded(statement) <= allowed

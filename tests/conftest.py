@@ -1,0 +1,24 @@
+"""Fixtures that several stages share."""
+
+from pathlib import Path
+
+import pytest
+from checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama checkpoint: 2 layers, 4 heads, 2 key/value heads, context 128."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 checkpoint: 2 layers, 4 heads, context 128."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "gpt2", "gpt2")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 checkpoint: 2 layers, 4 heads, 2 key/value heads, tied embeddings."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "qwen2", "qwen2")
