@@ -55,9 +55,7 @@ def main() -> int:
         step(2, f"Train a 2M-parameter Llama on it for {options.seconds:.0f} seconds")
         deploykit("train", "--data", data, "-o", checkpoint, "--overwrite", "--seconds", options.seconds)
         step(3, "Export: convert, optimize, quantize, validate, package")
-        deploykit(
-            "export", checkpoint, "-o", artifact, "--overwrite", "--name", NAME, "--text", data / "val.txt"
-        )
+        deploykit("export", checkpoint, "-o", artifact, "--overwrite", "--name", NAME, "--text", data / "val.txt")
         step(4, "Serve it from Triton and stream a completion")
         speed = stream(artifact)
         console.print(summary(checkpoint, artifact, speed))

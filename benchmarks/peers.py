@@ -1,0 +1,31 @@
+"""Environments of the peers we are measured beside, each made once and apart from ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ENVIRONMENTS = HERE / ".envs"
+
+REQUIREMENTS = {
+    # optimum-onnx pins transformers below 4.58 itself; torch's CPU build is named so that pip takes no other.
+    "optimum": ["optimum-onnx[onnxruntime]==0.1.0", "torch==2.13.0", "requests"],
+    "numpy2": ["numpy>=2", "onnxruntime==1.32.0", "tokenizers==0.23.3", "tritonclient[grpc]"],
+}
+
+
+def environment(name: str) -> Path:
+    """Return the `bin` folder of a peer's environment, made if it isn't there."""
+    folder = ENVIRONMENTS / name
+    done = folder / ".complete"
+    if not done.exists():
+        print(f"making the environment of {name} …", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True)
+        done.touch()
+    return folder / "bin"
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or REQUIREMENTS:
+        print(environment(wanted))

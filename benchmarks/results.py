@@ -1,0 +1,26 @@
+"""Where figures are kept, with the commit and the machine they came from."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def keep(name: str, figures: dict[str, object]) -> None:
+    """Write figures with the commit and machine they came from to benchmarks/results."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    where = {
+        "commit": commit + ("+changes" if dirty else ""),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**where, **figures}, indent=2) + "\n")

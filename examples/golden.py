@@ -1,0 +1,57 @@
+"""Train, export and commit the small model in `model_repository/`, so that a fresh clone serves at once.
+
+    python examples/golden.py [--seconds 300]
+
+Training is not bit-reproducible between machines, so this runs when the format changes, not in tests; they hold the
+repository equal
+to what `deploykit package` makes of the artifact inside it.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from demo_data import write_stdlib_text
+
+import deploykit
+from deploykit.cli import console
+from deploykit.config import TrainConfig, ValidateConfig
+from deploykit.train import train
+
+NAME = "tiny-python"
+REPOSITORY = Path(__file__).parents[1] / "model_repository"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=300)
+    model = TrainConfig(
+        vocab_size=1024,
+        hidden_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=320,
+        max_context=512,
+        seconds=parser.parse_args().seconds,
+    )
+    with tempfile.TemporaryDirectory() as name, console.progress() as progress:
+        folder = Path(name)
+        write_stdlib_text(folder / "data")
+        train(folder / "data", folder / "checkpoint", model, progress=progress)
+        artifact = deploykit.export(
+            folder / "checkpoint",
+            folder / "artifact",
+            name=NAME,
+            validate=ValidateConfig(text=folder / "data" / "val.txt"),
+            progress=progress,
+        )
+        shutil.rmtree(REPOSITORY / NAME, ignore_errors=True)
+        shutil.copytree(artifact.path / "model_repository" / NAME, REPOSITORY / NAME)
+    size = sum(file.stat().st_size for file in REPOSITORY.rglob("*") if file.is_file())
+    print(f"{REPOSITORY / NAME}: {console.megabytes(size)}")
+
+
+if __name__ == "__main__":
+    main()
