@@ -204,21 +204,25 @@ class Draft:
         """Write `data` as the file `name`."""
         self.file(name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def carry(self, source: Artifact, names: Iterable[str] | None = None, *, link: bool = False) -> None:
+    def carry(
+        self, source: Artifact, names: Iterable[str] | None = None, *, link: bool = False, into: str = ""
+    ) -> None:
         """Take files over unchanged.
 
         Args:
             source: the artifact that holds them.
             names: which files; all of them where None.
             link: whether hard links will do: only where `source` is about to be removed.
+            into: the folder of this artifact to put them in; its root where empty.
         """
         for name in source.manifest.files if names is None else names:
-            target = self.file(name)
+            placed = f"{into}/{name}" if into else name
+            target = self.file(placed)
             if link:
                 os.link(source.path / name, target)
             else:
                 shutil.copyfile(source.path / name, target)
-            self._known[name] = source.manifest.files[name]
+            self._known[placed] = source.manifest.files[name]
 
     def commit(self, manifest: Manifest) -> Artifact:
         """Hash the files, write `manifest` with them, and move the whole to its target.

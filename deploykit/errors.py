@@ -9,7 +9,8 @@
     ├── OutputError                6   an output that exists already or can't be written
     ├── MissingExtraError          7   a package that an extra would have installed
     ├── ServeError                 8   a server that can't start or doesn't come up
-    └── RequestError               9   a generation request the engine can't take
+    ├── RequestError               9   a generation request the engine can't take
+    └── TrainError                11   text that can't be trained on, or training that diverged
 
 The client adds its own branch in `deploykit.client.errors` (exit status 10). click uses 2 for a bad command line
 and a run that Ctrl-C ends exits with 130. A message is one line: what, where with the figures, and the remedy.
@@ -77,3 +78,9 @@ class RequestError(DeploykitError):
     """A generation request asks for something the engine can't do."""
 
     exit_code = 9
+
+
+class TrainError(DeploykitError):
+    """Text can't be trained on, or training diverged."""
+
+    exit_code = 11

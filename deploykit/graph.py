@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import onnx_ir as ir
 
@@ -25,7 +25,9 @@ def load(file: Path) -> ir.Model:
     try:
         model = ir.load(file)
     except Exception as error:  # protobuf, onnx and onnx-ir each have errors of their own for damaged files
-        raise ArtifactError(f"{file}: can't be read as ONNX: {error}; export the checkpoint again") from error
+        raise ArtifactError(
+            f"{file}: can't be read as ONNX: {error.__cause__ or error}; export the checkpoint again"
+        ) from error
     data = file.with_name(data_file(file.name))
     size = data.stat().st_size if data.is_file() else 0
     for value in model.graph.initializers.values():
@@ -66,7 +68,7 @@ def save(model: ir.Model, file: Path, *, same_bytes: Mapping[str, str] | None = 
                 continue
             stream.write(b"\0" * (-stream.tell() % (_PAGE if tensor.nbytes >= _LARGE else 64)))
             start = stream.tell()
-            tensor.tofile(stream)
+            _write(tensor, stream)
             if isinstance(tensor, ir.ExternalTensor):
                 tensor.release()
             kept[name] = _external(tensor, data, start)
@@ -80,13 +82,21 @@ def save(model: ir.Model, file: Path, *, same_bytes: Mapping[str, str] | None = 
     return file.stat().st_size + (data.stat().st_size if kept else 0)
 
 
+def _write(tensor: ir.TensorProtocol, stream: BinaryIO) -> None:
+    # These write themselves without a copy; the protocol alone promises only bytes.
+    if isinstance(tensor, ir.ExternalTensor | ir.LazyTensor | ir.Tensor):
+        tensor.tofile(stream)
+    else:
+        stream.write(tensor.tobytes())
+
+
 def _external(tensor: ir.TensorProtocol, data: Path, start: int) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         data.name,
         start,
         tensor.nbytes,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name or "",
         base_dir=data.parent,
     )

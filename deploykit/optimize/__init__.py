@@ -3,7 +3,6 @@
 import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir

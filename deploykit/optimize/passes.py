@@ -1,6 +1,5 @@
 """The passes a graph goes through, each `graph → (graph, changed)`, and the order they go in."""
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
@@ -21,7 +21,7 @@ FOLD_LIMIT: Final = 1024
 MAX_ROUNDS: Final = 8
 """Rounds of all passes until none changes anything; two are usual."""
 _SAMPLE: Final = 1024
-"""Elements compared first when looking for equal weights: a page, so that unequal ones are hardly read."""
+"""Elements compared first when looking for equal weights: a page of floats, so that unequal ones are hardly read."""
 
 Pass = Callable[[ir.Model], bool]
 
@@ -54,7 +54,7 @@ def _equal_initializers(model: ir.Model) -> bool:
         tensor = value.const_value
         if tensor is None or value.is_graph_input() or value.is_graph_output() or tensor.dtype == ir.DataType.STRING:
             continue
-        begin = hashlib.sha256(np.ascontiguousarray(tensor.numpy().ravel()[:_SAMPLE]).view(np.uint8)).digest()
+        begin = _bytes(tensor, slice(_SAMPLE)).tobytes()
         group = alike[tensor.dtype, tuple(tensor.shape), begin]
         twin = next((other for other in group if _same_bytes(tensor, other.const_value)), None)
         if isinstance(tensor, ir.ExternalTensor):
@@ -71,15 +71,14 @@ def _equal_initializers(model: ir.Model) -> bool:
 def _same_bytes(one: ir.TensorProtocol, other: ir.TensorProtocol | None) -> bool:
     assert other is not None
     # Bytes, not values: NaN must equal itself and 0.0 must not equal -0.0.
-    same = np.array_equal(_words(one), _words(other))
+    same = np.array_equal(_bytes(one), _bytes(other))
     if isinstance(other, ir.ExternalTensor):
         other.release()
     return same
 
 
-def _words(tensor: ir.TensorProtocol) -> np.ndarray:
-    array = tensor.numpy()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes(tensor: ir.TensorProtocol, part: slice = slice(None)) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(tensor.numpy().reshape(-1)[part]).view(np.uint8)
 
 
 def _of(pass_: ir.passes.InPlacePass) -> Pass:
@@ -94,7 +93,7 @@ PASSES: Final[dict[str, Pass]] = {
     "merge equal initializers": _equal_initializers,
     "merge equal nodes": _of(common.CommonSubexpressionEliminationPass()),
     "remove unused nodes": _of(common.RemoveUnusedNodesPass()),
-    "remove unused functions": _of(common.RemoveUnusedFunctionsPass()),
+    "remove unused functions": _of(common.RemoveUnusedFunctionsPass()),  # type: ignore[no-untyped-call] # no annotations
     "remove unused opsets": _of(common.RemoveUnusedOpsetsPass()),
 }
 """Each pass by the name that reports and errors use, in order."""
@@ -114,9 +113,7 @@ def run_passes(
     with _defaults_set_aside(model.graph):
         for number in range(MAX_ROUNDS):
             before = {name: _run(model, name, passes) for name in _shown(passes, progress, number)}
-            reports = [
-                _add(report, before[report.name], first=number == 0) for report in reports
-            ]
+            reports = [_add(report, before[report.name], first=number == 0) for report in reports]
             if not any(report.changed for report in before.values()):
                 break
     return model, reports

@@ -12,6 +12,7 @@ from deploykit.artifact import Artifact, Draft, StageRecord, draft
 from deploykit.config import QuantizeConfig
 from deploykit.errors import ArtifactError
 from deploykit.progress import Progress, silent
+from deploykit.quantize.blocks import Bits
 from deploykit.quantize.weight_only import quantize_weights
 from deploykit.spec import VARIANT_FILES, Precision, data_file
 
@@ -82,10 +83,12 @@ def _write(
 
         figures = quantize_activations(source, target, progress=progress)
     else:
-        bits = 8 if precision == "int8" else 4
+        bits: Bits = 8 if precision == "int8" else 4
         figures = quantize_weights(source, target, bits, config.block_size, progress=progress)
     if not figures["products"]:
-        raise ArtifactError(f"{source}: no product with constant weights in it, so {precision} changes nothing; use none")
+        raise ArtifactError(
+            f"{source}: no product with constant weights in it, so {precision} changes nothing; use none"
+        )
     return {"bytes_before": _size(source), "bytes_after": _size(target), **figures}
 
 

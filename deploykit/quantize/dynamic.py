@@ -77,7 +77,7 @@ def _untransposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
         return graph.initializers[name]
     dims = ir.Shape(shape(weight)[::-1])
 
-    def evaluate() -> ir.Tensor:
+    def evaluate() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=name)
 
     lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.FLOAT, shape=dims, name=name)

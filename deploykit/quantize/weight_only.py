@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -94,10 +93,8 @@ class _Rewriter:
         )
         self._replace(node, [gather])
 
-    def _lazy(
-        self, name: str, dtype: ir.DataType, dims: tuple[int, ...], part: int, key: tuple[str, bool]
-    ) -> ir.Value:
-        def evaluate() -> ir.Tensor:
+    def _lazy(self, name: str, dtype: ir.DataType, dims: tuple[int, ...], part: int, key: tuple[str, bool]) -> ir.Value:
+        def evaluate() -> ir.TensorProtocol:
             return ir.Tensor(self.quantized(*key)[part].reshape(dims), name=name)
 
         tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(dims), name=name)

@@ -1,1 +1,5 @@
-""" """
+"""`serve`: the engine behind a real Triton, on this machine."""
+
+from deploykit.serve.server import LocalServer, serve
+
+__all__ = ["LocalServer", "serve"]

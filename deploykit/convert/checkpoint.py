@@ -1,0 +1,182 @@
+"""Opens a checkpoint, local or from the hub, and checks all that can be checked before work begins."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deploykit.config import ConvertConfig
+from deploykit.convert.weights import PICKLE, Weights, open_weights, read_json
+from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
+
+HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
+"""What is downloaded of a hub repository: no other framework's weights, nothing in subfolders."""
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_MAX_POSITIONS: Final = 1 << 24
+"""Longest context whose position table is written: 8 GB of it at a head size of 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose parts were found and fit together."""
+
+    folder: Path
+    raw_config: dict[str, Any]
+    """config.json as it is written."""
+    config: Any
+    """The same as a transformers configuration, its defaults filled in."""
+    weights: Weights
+
+    @property
+    def architecture(self) -> str:
+        """The model class config.json names, or the one that belongs to its model type."""
+        named = self.raw_config.get("architectures") or [_causal_classes().get(self.config.model_type, "unknown")]
+        return str(named[0])
+
+    def max_context(self, wanted: int | None) -> int:
+        """Return the longest sequence to convert for, in tokens: `wanted`, or the checkpoint's own limit.
+
+        Raises:
+            ConfigError: `wanted` is longer than what the checkpoint was made for, or no limit is known.
+        """
+        own = getattr(self.config, "max_position_embeddings", None)
+        if own is None and wanted is None:
+            raise ConfigError(f"{self.folder}: config.json names no longest context; pass --max-context TOKENS")
+        if own is not None and wanted is not None and wanted > own:
+            raise ConfigError(
+                f"max_context {wanted} exceeds the {own} positions of this checkpoint; pass --max-context {own} or less"
+            )
+        context = int(wanted or own)
+        if context > _MAX_POSITIONS:
+            raise ConfigError(f"a context of {context} tokens is too long; pass --max-context {_MAX_POSITIONS} or less")
+        return context
+
+
+def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
+    """Return the checkpoint at `source`, a folder or a hub id.
+
+    Raises:
+        CheckpointError: it is missing, damaged, unsafe to read, or its parts don't fit each other.
+        UnsupportedModelError: it is no causal language model that can be converted.
+    """
+    folder = find_folder(source, options)
+    raw = read_json(folder / "config.json")
+    config = _read_config(folder, raw, trust_remote_code=options.trust_remote_code)
+    _check_kind(folder, raw, config)
+    weights = open_weights(folder, allow_pickle=options.allow_pickle)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if not isinstance(layers, int) or layers > len(weights.tensors):
+        raise CheckpointError(
+            f"{folder}: config.json says {layers} layers, but the weights hold only {len(weights.tensors)} tensors"
+        )
+    _check_tokenizer(folder, config)
+    return Checkpoint(folder=folder, raw_config=raw, config=config, weights=weights)
+
+
+def find_folder(source: str | Path, options: ConvertConfig) -> Path:
+    """Return the checkpoint's folder, downloaded first where `source` is a hub id.
+
+    Raises:
+        CheckpointError: there is no such folder, and nothing of that name on the hub, or the hub can't be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source}: a file; pass the folder that holds config.json and the weights")
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such folder")
+    return _download(source, options)
+
+
+def _download(name: str, options: ConvertConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+
+    patterns = [*HUB_FILES, *([f"{PICKLE.removesuffix('.bin')}*.bin"] if options.allow_pickle else [])]
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=options.revision,
+                cache_dir=options.cache_dir,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        raise CheckpointError(
+            f"{name}: no such folder, and it can't be had from the Hugging Face hub: {reason}; "
+            "check the name, the network and HF_TOKEN"
+        ) from error
+
+
+def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{folder / 'config.json'}: has no 'model_type'; is it a transformers checkpoint?")
+    if kind not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in raw):
+        needs = "needs code that comes with it (--trust-remote-code runs it)" if "auto_map" in raw else "is unknown"
+        raise UnsupportedModelError(
+            f"{folder / 'config.json'}: model type {kind!r} {needs}; gpt2, llama and qwen2 are written as fused "
+            "graphs, any other causal language model of the installed transformers is traced"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # a configuration class can fail in any way on values it doesn't expect
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder / 'config.json'}: a value in it can't be: {reason}") from error
+
+
+def _causal_classes() -> dict[str, str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
+    """Check that this is a causal language model in plain floating point."""
+    named = raw.get("architectures") or []
+    causal = _causal_classes()
+    own_code = "auto_map" in raw
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{folder}: {config.model_type} is an encoder-decoder; only causal language models can be converted so far"
+        )
+    if not own_code and (config.model_type not in causal or (named and named[0] not in _flat(causal.values()))):
+        raise UnsupportedModelError(
+            f"{folder}: {(named or [config.model_type])[0]} is no causal language model; "
+            "only those (…ForCausalLM, GPT2LMHeadModel and the like) can be converted so far"
+        )
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "unknown method")
+        raise UnsupportedModelError(
+            f"{folder}: the weights are quantized already ({method}); convert the unquantized checkpoint, "
+            "`deploykit quantize` does the rest"
+        )
+
+
+def _flat(names: Any) -> set[str]:
+    return {name for entry in names for name in ([entry] if isinstance(entry, str) else entry)}
+
+
+def _check_tokenizer(folder: Path, config: Any) -> None:
+    """Check that every id the tokenizer can give has a row in the embedding."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        vocabulary = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the tokenizers package raises plain Exception for what it can't parse
+        raise CheckpointError(f"{file}: can't be read as a tokenizer: {error}") from error
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= config.vocab_size:
+        raise CheckpointError(
+            f"{file}: the tokenizer gives ids up to {largest}, but the embedding has only {config.vocab_size} rows "
+            "(vocab_size in config.json); the two don't belong together"
+        )

@@ -1,0 +1,121 @@
+"""The stage itself: a checkpoint in, an fp32 artifact out."""
+
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from deploykit import graph
+from deploykit.artifact import Artifact, Draft, Manifest, StageRecord, check_target, draft
+from deploykit.config import ConvertConfig
+from deploykit.convert.blocks import StreamedTensor
+from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
+from deploykit.convert.fused import build_fused, fused_layers, why_not_fused
+from deploykit.convert.sidecars import special_ids, write_sidecars
+from deploykit.errors import UnsupportedModelError
+from deploykit.progress import Progress, silent
+from deploykit.spec import TASK_GENERATION, VARIANT_FILES, DecoderSpec
+
+_TOOLS: Final = ("onnx", "onnx-ir", "torch", "transformers")
+
+
+def convert(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: ConvertConfig = ConvertConfig(),
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Artifact:
+    """Return the artifact at `out`: the checkpoint's decoder as an fp32 ONNX graph with a key/value cache.
+
+    Args:
+        checkpoint: a Hugging Face folder, or a hub id.
+        out: the new artifact's folder.
+        config: which way to take, and how to read the checkpoint.
+        overwrite: whether an artifact at `out` may be replaced.
+        progress: told how much is written.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or unsafe to read.
+        UnsupportedModelError: its model can't be converted, or not by the method asked for.
+        OutputError: `out` exists, or can't be written.
+    """
+    started = time.perf_counter()
+    check_target(Path(out), overwrite=overwrite)
+    progress("reading the checkpoint", 0, 1)
+    source = open_checkpoint(checkpoint if isinstance(checkpoint, str) else Path(checkpoint), config)
+    progress("reading the checkpoint", 1, 1)
+    reason = "the method was chosen" if config.method == "traced" else why_not_fused(source.config)
+    if reason and config.method == "fused":
+        raise UnsupportedModelError(f"{source.folder}: no fused graph, since {reason}; use --method auto or traced")
+    with draft(out, overwrite=overwrite) as sheet:
+        if reason:
+            model, spec = _trace(source, config, progress)
+        else:
+            model, spec = _fuse(source, config)
+        _save(model, sheet, progress)
+        write_sidecars(sheet, source, spec)
+        record = StageRecord(
+            stage="convert",
+            options=_options(config),
+            versions={name: version(name) for name in _TOOLS},
+            result={
+                "method": "traced" if reason else "fused",
+                "why_not_fused": reason,
+                "seconds": round(time.perf_counter() - started, 3),
+            },
+        )
+        return sheet.commit(
+            Manifest(
+                task=TASK_GENERATION,
+                architecture=source.architecture,
+                model_type=source.config.model_type,
+                decoder=spec,
+                served="fp32",
+                history=(record,),
+            )
+        )
+
+
+def _fuse(source: Checkpoint, config: ConvertConfig) -> tuple[ir.Model, DecoderSpec]:
+    spec = DecoderSpec(
+        cache="shared",
+        layers=fused_layers(source.config),
+        vocab_size=source.config.vocab_size,
+        max_context=source.max_context(config.max_context),
+        logits_to_keep=True,
+        **special_ids(source),
+    )
+    return build_fused(source, spec, opset=config.opset), spec
+
+
+def _trace(source: Checkpoint, config: ConvertConfig, progress: Progress) -> tuple[ir.Model, DecoderSpec]:
+    from deploykit.convert.trace import trace
+
+    return trace(source, config, progress=progress)
+
+
+def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
+    """Write the graph and its weights, telling how many megabytes are done."""
+    streamed = [value.const_value for value in model.graph.initializers.values()]
+    tensors = [tensor for tensor in streamed if isinstance(tensor, StreamedTensor)]
+    total, done = sum(tensor.nbytes for tensor in tensors) / 1e6, 0.0
+
+    def written(size: int) -> None:
+        nonlocal done
+        done += size / 1e6
+        progress("writing weights", done, total)
+
+    for tensor in tensors:
+        tensor.on_write = written
+    graph.save(model, sheet.file(VARIANT_FILES["fp32"]))
+
+
+def _options(config: ConvertConfig) -> dict[str, Any]:
+    """Return what was asked for and changes the result; no path of this machine."""
+    names = ("method", "opset", "max_context", "revision", "trust_remote_code", "allow_pickle")
+    return {name: getattr(config, name) for name in names}

@@ -1,0 +1,99 @@
+"""PyTorch's own answer: the model that the graphs are compared with, and that the traced graph is made of."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from deploykit.config import ConvertConfig
+from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
+from deploykit.errors import CheckpointError, UnsupportedModelError
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+def torch_reference(
+    checkpoint: str | Path, config: ConvertConfig = ConvertConfig()
+) -> Callable[[IntArray], FloatArray]:
+    """Return a function from token ids [S] to PyTorch's fp32 logits [S, V], without cache or padding.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or unsafe to read.
+    """
+    model = load_model(open_checkpoint(checkpoint, config), config)
+
+    def logits(ids: IntArray) -> FloatArray:
+        with torch.inference_mode():
+            row = torch.from_numpy(np.ascontiguousarray(ids, np.int64))[None]
+            return np.asarray(model(input_ids=row, use_cache=False).logits[0].float())
+
+    return logits
+
+
+def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
+    """Return the PyTorch model in fp32, for inference, with attention in plain products and a softmax.
+
+    Raises:
+        CheckpointError: weights are missing, of another shape, NaN or infinite.
+        UnsupportedModelError: transformers can't make a model of it.
+    """
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=torch.float32,
+                # sdpa exports rows that are masked as a whole (left padding) as NaN; eager keeps them finite.
+                attn_implementation="eager",
+                trust_remote_code=config.trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+                use_safetensors=checkpoint.weights.source.name.startswith("model.safetensors"),
+            )
+    except Exception as error:  # whatever a model's constructor may raise
+        raise _explained(checkpoint, error) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(
+            f"{checkpoint.weights.source}: no tensor {missing[0]!r} ({len(missing)} missing in all); "
+            "the checkpoint is incomplete or doesn't fit its config.json"
+        )
+    _check_finite(model)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' reports and progress bars off the terminal for a while."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _explained(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, (ImportError, NotImplementedError)):
+        return UnsupportedModelError(f"{checkpoint.folder}: {checkpoint.config.model_type} can't be run here: {reason}")
+    return CheckpointError(f"{checkpoint.folder}: the weights don't fit config.json: {reason}")
+
+
+def _check_finite(model: Any) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"tensor {name!r} holds NaN or infinity; "
+                "the checkpoint is damaged or its training diverged, use an earlier one"
+            )

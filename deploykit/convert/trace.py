@@ -1,0 +1,201 @@
+"""Traced graphs: any causal language model of transformers, through PyTorch's exporter."""
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import onnx_ir as ir
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+from deploykit.config import ConvertConfig
+from deploykit.convert.blocks import IR_VERSION
+from deploykit.convert.checkpoint import Checkpoint
+from deploykit.convert.reference import load_model, quiet
+from deploykit.convert.sidecars import special_ids
+from deploykit.errors import UnsupportedModelError
+from deploykit.progress import Progress
+from deploykit.spec import BATCH, PAST, DecoderSpec, LayerCache
+
+_BATCH, _NEW, _PAST = 2, 3, 5
+"""Sizes of the example. The exporter takes 0 and 1 for constants, and equal sizes for one axis."""
+
+
+class FlatDecoder(torch.nn.Module):
+    """A model whose cache is a flat list of tensors: layer 0 key, layer 0 value, and so on."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return logits [B, S, V] and the cache with the new tokens, each [B, K, T, D].
+
+        Args:
+            input_ids: [B, S].
+            attention_mask: [B, T].
+            past: each [B, K, P, D].
+        """
+        # Without the model's configuration, so that no layer crops its past to a window: the mask does that.
+        cache = DynamicCache()
+        for layer in range(len(past) // 2):
+            cache.update(past[2 * layer], past[2 * layer + 1], layer)
+        positions = {}
+        if self._takes_positions:
+            counted = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            positions["position_ids"] = counted[:, -input_ids.shape[1] :]
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
+        )
+        return output.logits, *_flatten(output.past_key_values)
+
+
+def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> tuple[ir.Model, DecoderSpec]:
+    """Return the traced graph and its contract; its weights are those of the PyTorch model, in memory.
+
+    Raises:
+        CheckpointError: the weights don't fit the model, or aren't finite.
+        UnsupportedModelError: the model keeps something else than keys and values, or can't be exported.
+    """
+    context = source.max_context(config.max_context)
+    progress("tracing", 0, 3, "loading PyTorch's model")
+    model = load_model(source, config)
+    progress("tracing", 1, 3, "running it once")
+    spec = DecoderSpec(
+        cache="concatenated",
+        layers=_layers(source, model),
+        vocab_size=source.config.vocab_size,
+        max_context=context,
+        logits_to_keep=False,
+        **special_ids(source),
+    )
+    progress("tracing", 2, 3, "exporting")
+    graph = _export(source, FlatDecoder(model), spec, opset=config.opset)
+    progress("tracing", 3, 3)
+    return graph, spec
+
+
+def _layers(source: Checkpoint, model: Any) -> tuple[LayerCache, ...]:
+    """Return what each layer keeps of a token, read from the cache of one small forward."""
+    recurrent = {type(layer).__name__ for layer in _own_cache(model) if not hasattr(layer, "get_mask_sizes")}
+    recurrent |= {
+        type(layer).__name__ for layer in _own_cache(model) if isinstance(layer, LinearAttentionCacheLayerMixin)
+    }
+    if recurrent or "past_key_values" not in inspect.signature(model.forward).parameters:
+        kept = ", ".join(sorted(recurrent)) or "a recurrent state"
+        raise _unsupported(
+            source, f"it keeps {kept} from token to token, and only keys and values are supported so far"
+        )
+    ids = torch.zeros((_BATCH, _NEW), dtype=torch.int64)
+    try:
+        with torch.inference_mode(), _silence():
+            output = FlatDecoder(model)(ids, torch.ones_like(ids), [])
+    except Exception as error:  # whatever a model may raise
+        raise _unsupported(source, f"one small forward with a cache fails: {_reason(error)}") from error
+    for tensor in output[1:]:
+        if tensor.dim() != 4 or tensor.shape[0] != _BATCH or tensor.shape[2] != _NEW:
+            raise _unsupported(
+                source, f"its cache has the shape {list(tensor.shape)}, not [batch, heads, tokens, size]"
+            )
+    return tuple(
+        LayerCache(heads=key.shape[1], key_dim=key.shape[3], value_dim=value.shape[3])
+        for key, value in zip(output[1::2], output[2::2], strict=True)
+    )
+
+
+def _own_cache(model: Any) -> list[Any]:
+    """Return the layers of the cache that transformers itself would make for the model."""
+    return list(DynamicCache(config=model.config).layers)
+
+
+def _flatten(cache: Any) -> list[torch.Tensor]:
+    """Return keys and values, layer by layer."""
+    if not isinstance(cache, DynamicCache):
+        raise TypeError(f"the cache is a {type(cache).__name__}, not a DynamicCache")
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opset: int) -> ir.Model:
+    """Return the graph of `decoder`, its inputs and outputs named as in `spec`."""
+    sizes = {BATCH: _BATCH, PAST: _PAST}
+    past = [torch.zeros([sizes.get(axis, axis) for axis in tensor.shape]) for tensor in spec.past()]
+    example = (
+        torch.zeros((_BATCH, _NEW), dtype=torch.int64),
+        torch.ones((_BATCH, _PAST + _NEW), dtype=torch.int64),
+        past,
+    )
+    free = torch.export.Dim.DYNAMIC
+    try:
+        with torch.inference_mode(), _silence():
+            program = torch.onnx.export(
+                decoder,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in spec.inputs()],
+                output_names=[tensor.name for tensor in spec.outputs()],
+                dynamic_shapes=({0: free, 1: free}, {0: free, 1: free}, [{0: free, 2: free} for _ in past]),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever the model's own code raises
+        raise _unsupported(source, f"torch.onnx.export fails: {_reason(error)}") from error
+    assert program is not None
+    return _declare(program.model, spec)
+
+
+def _declare(model: ir.Model, spec: DecoderSpec) -> ir.Model:
+    """Return the model with the axes named as in `spec`, and without the exporter's notes, which hold local paths."""
+    values = [*model.graph.inputs, *model.graph.outputs]
+    for value, tensor in zip(values, [*spec.inputs(), *spec.outputs()], strict=True):
+        value.name, value.shape = tensor.name, ir.Shape(tensor.shape)
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for part in (model, model.graph):
+        part.metadata_props.clear()
+        part.doc_string = None
+    model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "deploykit", None
+    return model
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's prints, warnings and logs off the terminal for a while."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            quiet(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _unsupported(source: Checkpoint, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{source.folder}: {source.config.model_type} can't be traced: {why}; "
+        "gpt2, llama and qwen2 are written as fused graphs, most other causal language models are traced"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the failure that began it all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

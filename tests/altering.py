@@ -1,0 +1,61 @@
+"""Artifacts with a change in one of their graphs, hashed anew: what a defect of an earlier stage would have left."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from deploykit import graph
+from deploykit.artifact import Artifact, draft
+from deploykit.spec import VARIANT_FILES, Precision, data_file
+
+Array = NDArray[Any]
+
+
+def altered(
+    artifact: Artifact, out: Path, change: Callable[[ir.Graph], None], *, precision: Precision = "fp32"
+) -> Artifact:
+    """Return a copy of `artifact` at `out` whose graph of that precision went through `change`."""
+    model = graph.load(artifact.graph(precision))
+    change(model.graph)
+    model.graph.sort()
+    name = VARIANT_FILES[precision]
+    with draft(out) as sheet:
+        sheet.carry(artifact, [file for file in artifact.manifest.files if file not in (name, data_file(name))])
+        graph.save(model, sheet.file(name))
+        return sheet.commit(artifact.manifest)
+
+
+def without(artifact: Artifact, out: Path, *names: str) -> Artifact:
+    """Return a copy of `artifact` at `out` that lacks some files."""
+    with draft(out) as sheet:
+        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in names])
+        return sheet.commit(artifact.manifest)
+
+
+def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add an initializer and return it."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def append(graph: ir.Graph, output: str, op_type: str, *more: ir.Value, **attributes: int) -> None:
+    """Put a node of `op_type` behind a graph output, which keeps its name."""
+    at, old = next((at, value) for at, value in enumerate(graph.outputs) if value.name == output)
+    old.name = f"{output}.{len(graph)}"
+    node = ir.node(op_type, [old, *more], attributes=attributes)
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = output, old.shape, old.type
+    graph.append(node)
+    graph.outputs[at] = node.outputs[0]
+
+
+def replace_weight(graph: ir.Graph, name: str, change: Callable[[Array], Array]) -> None:
+    """Put `change` of an initializer in its place."""
+    tensor = graph.initializers[name].const_value
+    assert tensor is not None
+    graph.initializers[name].const_value = ir.tensor(np.ascontiguousarray(change(tensor.numpy())), name=name)

@@ -1,0 +1,18 @@
+"""A converted artifact of a tiny random checkpoint, tied and untied."""
+
+from pathlib import Path
+
+import pytest
+
+from deploykit.artifact import Artifact
+from deploykit.convert import convert
+
+
+@pytest.fixture(scope="session")
+def tied(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return convert(tiny_qwen2, tmp_path_factory.mktemp("quantize") / "tied")
+
+
+@pytest.fixture(scope="session")
+def untied(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return convert(tiny_llama, tmp_path_factory.mktemp("quantize") / "untied")

@@ -1,0 +1,154 @@
+"""Quantized against fp32 on text: the figures, and when they count."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from altering import altered, append, constant
+
+from deploykit.artifact import Artifact
+from deploykit.config import QuantizeConfig, ValidateConfig
+from deploykit.errors import ParityError
+from deploykit.quantize import quantize
+from deploykit.validate import Reference, validate
+from deploykit.validate.decoder import Decoder
+from deploykit.validate.quality import WINDOW, WINDOW_LOGITS, Text, check_quality, measure, windows
+from deploykit.validate.text import read_text
+
+FEW = ValidateConfig(tokens=300)
+STRICT = ValidateConfig(tokens=300, max_kl=0, max_perplexity_loss=0)
+
+
+def decoders(artifact: Artifact) -> tuple[Decoder, Decoder]:
+    spec = artifact.manifest.decoder
+    return Decoder(artifact.graph("fp32"), spec), Decoder(artifact.graph("int8"), spec)
+
+
+@pytest.fixture(scope="session")
+def knowing(fused: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An int8 artifact whose model knows which tokens a text of a and b consists of: it looks trained."""
+    folder = tmp_path_factory.mktemp("knowing")
+    known = sorted(set(read_text(fused, _on_letters(folder)).ids.tolist()))
+
+    def change(graph: ir.Graph) -> None:
+        bias = np.zeros(fused.manifest.decoder.vocab_size, np.float32)
+        bias[known] = 12
+        append(graph, "logits", "Add", constant(graph, "knowledge", bias))
+
+    return quantize(altered(fused, folder / "fp32", change), folder / "int8", QuantizeConfig(precision="int8"))
+
+
+def _on_letters(folder: Path, **limits: float) -> ValidateConfig:
+    text = folder / "letters.txt"
+    text.write_text("ab ba abba " * 60)
+    return ValidateConfig(text=text, tokens=300, **limits)  # type: ignore[arg-type] # floats by name
+
+
+def test_perplexity_is_that_of_pytorch(int8: Artifact, pytorch: Reference) -> None:
+    text = read_text(int8, FEW)
+    found = measure("int8", *decoders(int8), text)
+    losses = []
+    for _, ids in windows(text, int8.manifest.decoder.max_context, int8.manifest.decoder.vocab_size):
+        logits = pytorch(ids)[:-1].astype(np.float64)
+        scores = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        losses += [-score[target] for score, target in zip(scores, ids[1:], strict=True)]
+    assert found.tokens == len(losses)
+    assert found.perplexity_fp32 == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    assert found.perplexity != found.perplexity_fp32
+    assert 0 < found.kl < 0.1
+    assert 0.5 < found.top1_agreement < 1
+
+
+def test_a_model_costs_nothing_beside_itself(int8: Artifact) -> None:
+    fp32, _ = decoders(int8)
+    found = measure("int8", fp32, fp32, read_text(int8, FEW))
+    assert (found.kl, found.perplexity_loss, found.top1_agreement) == (0, 0, 1)
+
+
+def test_random_weights_only_report(int8: Artifact) -> None:
+    figures = check_quality("int8", *decoders(int8), read_text(int8, FEW), STRICT)
+    assert figures["trained"] is False
+    assert figures["perplexity_fp32"] > int8.manifest.decoder.vocab_size
+    assert figures["kl"] > 0
+    assert figures["text"] == "pydoc_data.topics"
+
+
+def test_a_trained_model_within_its_limits_passes(knowing: Artifact, tmp_path: Path) -> None:
+    figures = validate(knowing, None, None, _on_letters(tmp_path)).manifest.parity["int8"]
+    assert figures["trained"] is True
+    assert figures["perplexity_fp32"] < knowing.manifest.decoder.vocab_size / 4
+    assert figures["kl"] <= 0.02
+    assert figures["text"] == "letters.txt"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_kl": 0.0}, r"int8 model: mean KL divergence from fp32 = .* > 0 in case 'text'.*--max-kl"),
+        ({"max_perplexity_loss": 0.0}, r"growth of perplexity = .* > 0 .*--max-perplexity-loss"),
+    ],
+)
+def test_each_limit_counts_for_a_trained_model(
+    limits: dict[str, float], said: str, knowing: Artifact, tmp_path: Path
+) -> None:
+    # Worse by a little in both respects, so that a limit of nothing is passed.
+    def change(graph: ir.Graph) -> None:
+        append(graph, "logits", "Mul", constant(graph, "less", np.array(0.9, np.float32)))
+
+    worse = altered(knowing, tmp_path / "worse", change, precision="int8")
+    loose = {"max_kl": 100.0, "max_perplexity_loss": 100.0}
+    validate(worse, None, None, _on_letters(tmp_path, **loose))
+    with pytest.raises(ParityError, match=said):
+        validate(worse, None, None, _on_letters(tmp_path, **{**loose, **limits}))
+
+
+def test_a_broken_scale_is_refused_and_nothing_is_written(knowing: Artifact, tmp_path: Path) -> None:
+    def change(graph: ir.Graph) -> None:
+        head = [node for node in graph if node.op_type == "MatMulNBits"][-1]
+        scales = head.inputs[2]
+        assert scales is not None
+        assert scales.const_value is not None
+        head.replace_input_with(2, constant(graph, "broken", scales.const_value.numpy() * 8))
+
+    source = altered(knowing, tmp_path / "source", change, precision="int8")
+    with pytest.raises(ParityError, match=r"^logits of the int8 model: mean KL .* > 0\.02 in case 'text'"):
+        validate(source, tmp_path / "out", None, _on_letters(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letters.txt", "source"]
+
+
+@pytest.mark.parametrize("bias", [np.nan, np.inf])
+def test_a_quantized_model_must_be_finite_even_untrained(bias: float, int8: Artifact, tmp_path: Path) -> None:
+    def change(graph: ir.Graph) -> None:
+        append(graph, "logits", "Add", constant(graph, "bias", np.array(bias, np.float32)))
+
+    source = altered(int8, tmp_path / "source", change, precision="int8")
+    with pytest.raises(ParityError, match="logits of the int8 model: NaN or Inf in case 'text'"):
+        check_quality("int8", *decoders(source), read_text(source, FEW), FEW)
+
+
+@pytest.mark.parametrize(
+    ("context", "vocabulary", "longest"),
+    [(2, 100, 2), (40, 100, 40), (10**6, 100, WINDOW), (10**6, 150_000, WINDOW_LOGITS // 150_000)],
+)
+def test_windows_fit_the_context_and_the_memory(context: int, vocabulary: int, longest: int) -> None:
+    text = Text(name="text", ids=np.arange(1001))
+    pieces = list(windows(text, context, vocabulary))
+    assert max(len(ids) for _, ids in pieces) == longest
+    assert pieces[-1][0] == 1001 or context == 2
+    for _, ids in pieces:
+        np.testing.assert_array_equal(np.diff(ids), 1)
+
+
+def test_a_prefix_stands_before_every_window() -> None:
+    text = Text(name="text", ids=np.arange(10, 30), prefix=(1, 2))
+    pieces = [ids.tolist() for _, ids in windows(text, 12, 100)]
+    assert pieces == [[1, 2, *range(10, 20)], [1, 2, *range(20, 30)]]
+
+
+def test_progress_ends_with_the_text(int8: Artifact) -> None:
+    heard: list[tuple[Any, ...]] = []
+    measure("int8", *decoders(int8), read_text(int8, FEW), progress=lambda *report: heard.append(report))
+    assert heard[0] == ("measure int8", 0, 300)
+    assert heard[-1] == ("measure int8", 300, 300)
