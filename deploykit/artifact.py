@@ -184,10 +184,11 @@ class Artifact:
 class Draft:
     """An artifact being written: files go into `path`, and `commit` makes it whole."""
 
-    def __init__(self, path: Path, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, target: Path, *, overwrite: bool, marker: str = MANIFEST) -> None:
         self.path = path
         self._target = target
         self._overwrite = overwrite
+        self._marker = marker
         self._known: dict[str, FileEntry] = {}
         self.artifact: Artifact | None = None
 
@@ -234,39 +235,48 @@ class Draft:
         entries = {name: self._known.get(name) or _entry(self.path / name) for name in names if name != MANIFEST}
         manifest = replace(manifest, files=entries)
         self.write_json(MANIFEST, manifest.to_json())
-        for name in names:
-            _fsync(self.path / name)
-        _fsync(self.path / MANIFEST)
+        self.publish()
+        self.artifact = Artifact(self._target, manifest)
+        return self.artifact
+
+    def publish(self) -> None:
+        """Move the files to their target as they are: for a folder that is whole without a manifest.
+
+        Raises:
+            OutputError: the target appeared meanwhile and may not be replaced.
+        """
+        for file in self.path.rglob("*"):
+            if file.is_file():
+                _fsync(file)
         # mkdtemp made the folder for this user alone; the finished artifact is as readable as its umask says.
         umask = os.umask(0)
         os.umask(umask)
         self.path.chmod(0o777 & ~umask)
-        _move_into_place(self.path, self._target, overwrite=self._overwrite)
-        self.artifact = Artifact(self._target, manifest)
-        return self.artifact
+        _move_into_place(self.path, self._target, overwrite=self._overwrite, marker=self._marker)
 
 
 @contextmanager
-def draft(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Draft]:
+def draft(target: str | os.PathLike[str], *, overwrite: bool = False, marker: str = MANIFEST) -> Iterator[Draft]:
     """Open a draft of the artifact `target`; nothing is left of it unless it is committed.
 
     Args:
         target: where the finished artifact will lie.
         overwrite: whether an artifact that is there already may be replaced.
+        marker: the file by which a folder is known as one that may be replaced.
 
     Raises:
         OutputError: `target` exists and may not be replaced, or its folder can't be written.
     """
     # Not `resolve()`: a link at the target itself must be seen, not followed.
     place = Path(target).parent.resolve() / Path(target).name
-    check_target(place, overwrite=overwrite)
+    check_target(place, overwrite=overwrite, marker=marker)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
     except OSError as error:
         raise OutputError(f"{place}: can't be written: {error.strerror or error}; choose another -o") from error
     try:
-        yield Draft(staging, place, overwrite=overwrite)
+        yield Draft(staging, place, overwrite=overwrite, marker=marker)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise OutputError(f"{place}: can't be written: {error.strerror}; make room or choose another -o") from error
@@ -275,7 +285,7 @@ def draft(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterato
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_target(place: Path, *, overwrite: bool) -> None:
+def check_target(place: Path, *, overwrite: bool, marker: str = MANIFEST) -> None:
     """Check that an output may be written at `place`, before any work is done for it.
 
     Raises:
@@ -287,12 +297,12 @@ def check_target(place: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(f"{place}: exists already; choose another -o or pass --overwrite")
-    if not (place / MANIFEST).is_file() or place.is_symlink():
-        raise OutputError(f"{place}: exists and is not a deploykit artifact, so it is not replaced; choose another -o")
+    if not (place / marker).is_file() or place.is_symlink():
+        raise OutputError(f"{place}: exists and holds no {marker} of ours, so it is not replaced; choose another -o")
 
 
-def _move_into_place(staging: Path, target: Path, *, overwrite: bool) -> None:
-    check_target(target, overwrite=overwrite)
+def _move_into_place(staging: Path, target: Path, *, overwrite: bool, marker: str) -> None:
+    check_target(target, overwrite=overwrite, marker=marker)
     if not target.exists() or not any(target.iterdir()):
         staging.replace(target)
     else:

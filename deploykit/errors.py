@@ -10,6 +10,8 @@
     ├── MissingExtraError          7   a package that an extra would have installed
     ├── ServeError                 8   a server that can't start or doesn't come up
     ├── RequestError               9   a generation request the engine can't take
+    │   └── QueueFullError         9   as many requests wait already as may
+    ├── EngineError                1   the engine failed while it ran a request, or has stopped
     └── TrainError                11   text that can't be trained on, or training that diverged
 
 The client adds its own branch in `deploykit.client.errors` (exit status 10). click uses 2 for a bad command line
@@ -84,3 +86,11 @@ class TrainError(DeploykitError):
     """Text can't be trained on, or training diverged."""
 
     exit_code = 11
+
+
+class QueueFullError(RequestError):
+    """As many requests wait already as may; a later try can succeed."""
+
+
+class EngineError(DeploykitError):
+    """The engine failed while it ran a request, or it has stopped."""

@@ -13,7 +13,7 @@ __all__ = ["convert", "torch_reference"]
 
 
 def torch_reference(
-    checkpoint: str | Path, config: ConvertConfig = ConvertConfig()
+    checkpoint: str | Path, config: ConvertConfig | None = None
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
     """Return a function from token ids [S] to PyTorch's fp32 logits [S, V], without cache or padding.
 
@@ -23,4 +23,4 @@ def torch_reference(
     # Loading PyTorch's models takes seconds, which a conversion to a fused graph doesn't need.
     from deploykit.convert import reference
 
-    return reference.torch_reference(checkpoint, config)
+    return reference.torch_reference(checkpoint, config or ConvertConfig())

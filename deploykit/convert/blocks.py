@@ -1,143 +1,22 @@
 """The pieces that fused decoder graphs are made of; a family's file puts them together.
 
 Every piece takes the graph being written and values in it, and returns new values. Axis letters as in
-`deploykit.spec`; E is the hidden size. Nodes are named by the scope they are written in: `layers.0/attention/MatMul_7`.
+`deploykit.spec`; E is the hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.convert.weights import FloatArray, StoredTensor
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, TensorSpec
+from deploykit.convert.builder import BLOCK_BYTES, CONTRIB, Graph, Pieces
+from deploykit.convert.weights import FloatArray
+from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP
 
-IR_VERSION: Final = 10
-"""Newest ONNX file format that onnxruntime-web and onnxruntime-genai of 2025 read as well."""
-CONTRIB: Final = "com.microsoft"
 MASKED: Final = -1e9
 """Attention bias of a masked position: finite, since a row of -inf alone would be NaN after softmax."""
-_BLOCK_BYTES: Final = 1 << 24
-
-Pieces = Callable[[], Iterator[FloatArray]]
-
-
-class StreamedTensor(ir.LazyTensor):
-    """An fp32 initializer that is read from the checkpoint when it is written, block by block, and never kept."""
-
-    def __init__(self, name: str, shape: tuple[int, ...], blocks: Pieces) -> None:
-        super().__init__(self._whole, ir.DataType.FLOAT, ir.Shape(shape), name=name, cache=False)
-        self._blocks = blocks
-        self.on_write: Callable[[int], None] = lambda size: None
-        """Told the bytes of each block that was written."""
-
-    def tofile(self, file: BinaryIO) -> None:
-        """Write the elements, little-endian, to `file`."""
-        for block in self._blocks():
-            file.write(memoryview(np.ascontiguousarray(block, dtype="<f4")).cast("B"))
-            self.on_write(block.nbytes)
-
-    def _whole(self) -> ir.Tensor:
-        array = np.concatenate([np.ascontiguousarray(block) for block in self._blocks()])
-        return ir.Tensor(array.reshape(self.shape.numpy()), name=self.name)
-
-
-class Graph:
-    """A decoder graph being written."""
-
-    def __init__(self, spec: DecoderSpec, *, opset: int) -> None:
-        self.spec = spec
-        self._opset = opset
-        self._tape = ir.tape.Tape()
-        self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-        self._scope: list[str] = []
-        self._count = 0
-        self.inputs = {tensor.name: _declare(tensor) for tensor in spec.inputs()}
-        self.outputs: dict[str, ir.Value] = {}
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Put `name` before the names of the nodes written inside."""
-        self._scope.append(name)
-        try:
-            yield
-        finally:
-            self._scope.pop()
-
-    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        """Write a node with one output and return that."""
-        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
-
-    def ops(
-        self, kind: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
-    ) -> Sequence[ir.Value]:
-        """Write a node with several outputs and return them."""
-        name = "/".join([*self._scope, f"{kind}_{self._count}"])
-        self._count += 1
-        values = [ir.val(name if not number else f"{name}.{number}") for number in range(outputs)]
-        return self._tape.op_multi_out(kind, inputs, attributes, outputs=values, domain=domain, name=name)
-
-    def constant(self, value: int | float | Sequence[int]) -> ir.Value:
-        """Return a small constant, int64 or float32, written once however often it is asked for."""
-        array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
-        key = (array.dtype.str, array.tobytes(), array.shape)
-        if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[key] = self._tape.initializer(ir.tensor(array, name=name))
-        return self._constants[key]
-
-    def weight(self, *tensors: StoredTensor, name: str | None = None, transpose: bool = False) -> ir.Value:
-        """Return an initializer made of checkpoint tensors put one under the other, then transposed if asked."""
-        rows = sum(tensor.shape[0] for tensor in tensors)
-        shape = (rows, *tensors[0].shape[1:])
-
-        def blocks() -> Iterator[FloatArray]:
-            whole, start = np.empty(shape, np.float32), 0
-            for tensor in tensors:
-                tensor.read_into(whole[start : start + tensor.shape[0]])
-                start += tensor.shape[0]
-            turned = whole.T if transpose else whole
-            step = max(1, _BLOCK_BYTES // max(1, turned[:1].nbytes))
-            for row in range(0, len(turned), step):
-                yield turned[row : row + step]
-
-        return self.generated(name or tensors[0].name, shape[::-1] if transpose else shape, blocks)
-
-    def generated(self, name: str, shape: tuple[int, ...], blocks: Pieces) -> ir.Value:
-        """Return an initializer whose rows `blocks` yields when it is written."""
-        return self._tape.initializer(StreamedTensor(name, shape, blocks))
-
-    def model(self) -> ir.Model:
-        """Return the finished model, its inputs and outputs in the order of the spec."""
-        outputs = []
-        for tensor in self.spec.outputs():
-            value, declared = self.outputs[tensor.name], _declare(tensor)
-            value.name, value.type, value.shape = declared.name, declared.type, declared.shape
-            outputs.append(value)
-        graph = ir.Graph(
-            inputs=list(self.inputs.values()),
-            outputs=outputs,
-            nodes=self._tape.nodes,
-            initializers=[*self._tape.initializers, *self._defaults()],
-            opset_imports={"": self._opset, CONTRIB: 1},
-            name="decoder",
-        )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="deploykit")
-
-    def _defaults(self) -> Iterator[ir.Value]:
-        """Yield the inputs that nobody has to feed."""
-        if LOGITS_TO_KEEP in self.inputs:
-            value = self.inputs[LOGITS_TO_KEEP]
-            value.const_value = ir.tensor(np.array(1, np.int64), name=LOGITS_TO_KEEP)
-            yield value
-
-
-def _declare(tensor: TensorSpec) -> ir.Value:
-    kind = {"int64": ir.DataType.INT64, "float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}[tensor.dtype]
-    return ir.val(tensor.name, dtype=kind, shape=tensor.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +30,19 @@ class Positions:
     bias: ir.Value
     """[B, 1, S, T]: 0, or `MASKED` where the mask is 0."""
     ids: ir.Value
-    """int64 [B, S]: positions counted over the mask's ones."""
+    """int64 [B, S]: positions of the new tokens."""
     last: ir.Value
     """int64 [B]: which of the S new rows is the last real token."""
 
 
-def positions(graph: Graph) -> Positions:
-    """Return the positions of `input_ids` [B, S] under `attention_mask` [B, T], padded on either side."""
+def positions(graph: Graph, *, count_leading: bool) -> Positions:
+    """Return the positions of `input_ids` [B, S] under `attention_mask` [B, T], padded on either side.
+
+    Args:
+        graph: the graph to write them in.
+        count_leading: whether padding before a row's first token moves its positions, as it may where only their
+            differences matter; padding after it never does.
+    """
     mask, one = graph.inputs[ATTENTION_MASK], graph.constant(1)
     total_axis = graph.op("Shape", mask, start=1, end=2)
     new_axis = graph.op("Shape", graph.inputs[INPUT_IDS], start=1, end=2)
@@ -169,6 +54,8 @@ def positions(graph: Graph) -> Positions:
     last = graph.op("Sub", end, one)
     seen = graph.op("CumSum", mask, one)
     counted = graph.op("Max", graph.op("Sub", seen, one), graph.constant(0))
+    if count_leading:
+        counted = graph.op("Add", counted, _leading(graph, mask, total, places))
     steps = graph.op("Range", graph.constant(0), new, one)
     columns = graph.op("Add", graph.op("Unsqueeze", past, graph.constant([1])), steps)
     columns = graph.op("Min", columns, graph.op("Sub", total, one))
@@ -183,6 +70,13 @@ def positions(graph: Graph) -> Positions:
         ids=graph.op("GatherElements", counted, columns, axis=1),
         last=graph.op("Sub", last, past),
     )
+
+
+def _leading(graph: Graph, mask: ir.Value, total: ir.Value, places: ir.Value) -> ir.Value:
+    """Return how much padding comes before each row's first token, int64 [B, 1]."""
+    from_end = graph.op("Sub", graph.op("Add", total, graph.constant(1)), places)
+    longest = graph.op("ReduceMax", graph.op("Mul", mask, from_end), graph.constant([1]), keepdims=1)
+    return graph.op("Sub", total, longest)
 
 
 def linear(graph: Graph, x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
@@ -220,7 +114,7 @@ class Rotary:
 def rotary(graph: Graph, inverse_frequencies: FloatArray, *, scaling: float) -> Rotary:
     """Return the tables for D / 2 inverse frequencies (radians a token), multiplied by `scaling`."""
     context = graph.spec.max_context
-    step = max(1, _BLOCK_BYTES // inverse_frequencies.nbytes)
+    step = max(1, BLOCK_BYTES // inverse_frequencies.nbytes)
 
     def rows(function: Callable[[FloatArray], FloatArray]) -> Pieces:
         def blocks() -> Iterator[FloatArray]:

@@ -1,6 +1,9 @@
 """Opens a checkpoint, local or from the hub, and checks all that can be checked before work begins."""
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +15,8 @@ from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 """What is downloaded of a hub repository: no other framework's weights, nothing in subfolders."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_LIMITS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""What configurations call their longest sequence."""
 _MAX_POSITIONS: Final = 1 << 24
 """Longest context whose position table is written: 8 GB of it at a head size of 128."""
 
@@ -39,17 +44,18 @@ class Checkpoint:
         Raises:
             ConfigError: `wanted` is longer than what the checkpoint was made for, or no limit is known.
         """
-        own = getattr(self.config, "max_position_embeddings", None)
-        if own is None and wanted is None:
+        own = next((limit for name in _LIMITS if (limit := getattr(self.config, name, None))), None)
+        context = own if wanted is None else wanted
+        if context is None:
             raise ConfigError(f"{self.folder}: config.json names no longest context; pass --max-context TOKENS")
-        if own is not None and wanted is not None and wanted > own:
+        if own is not None and context > own:
             raise ConfigError(
-                f"max_context {wanted} exceeds the {own} positions of this checkpoint; pass --max-context {own} or less"
+                f"max_context {context} exceeds the {own} positions of this checkpoint; "
+                f"pass --max-context {own} or less"
             )
-        context = int(wanted or own)
         if context > _MAX_POSITIONS:
             raise ConfigError(f"a context of {context} tokens is too long; pass --max-context {_MAX_POSITIONS} or less")
-        return context
+        return int(context)
 
 
 def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
@@ -91,7 +97,7 @@ def find_folder(source: str | Path, options: ConvertConfig) -> Path:
 
 def _download(name: str, options: ConvertConfig) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [*HUB_FILES, *([f"{PICKLE.removesuffix('.bin')}*.bin"] if options.allow_pickle else [])]
     try:
@@ -112,6 +118,22 @@ def _download(name: str, options: ConvertConfig) -> Path:
         ) from error
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' reports and progress bars off the terminal for a while."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -125,7 +147,8 @@ def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) 
             "graphs, any other causal language model of the installed transformers is traced"
         )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        with quiet():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # a configuration class can fail in any way on values it doesn't expect
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder / 'config.json'}: a value in it can't be: {reason}") from error

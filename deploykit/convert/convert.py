@@ -11,7 +11,7 @@ import onnx_ir as ir
 from deploykit import graph
 from deploykit.artifact import Artifact, Draft, Manifest, StageRecord, check_target, draft
 from deploykit.config import ConvertConfig
-from deploykit.convert.blocks import StreamedTensor
+from deploykit.convert.builder import StreamedTensor
 from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
 from deploykit.convert.fused import build_fused, fused_layers, why_not_fused
 from deploykit.convert.sidecars import special_ids, write_sidecars
@@ -25,7 +25,7 @@ _TOOLS: Final = ("onnx", "onnx-ir", "torch", "transformers")
 def convert(
     checkpoint: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    config: ConvertConfig = ConvertConfig(),
+    config: ConvertConfig | None = None,
     *,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -44,6 +44,7 @@ def convert(
         UnsupportedModelError: its model can't be converted, or not by the method asked for.
         OutputError: `out` exists, or can't be written.
     """
+    config = config or ConvertConfig()
     started = time.perf_counter()
     check_target(Path(out), overwrite=overwrite)
     progress("reading the checkpoint", 0, 1)

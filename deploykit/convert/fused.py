@@ -6,7 +6,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from deploykit.convert import gpt2, llama
-from deploykit.convert.blocks import Graph
+from deploykit.convert.builder import Graph
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.spec import DecoderSpec, LayerCache
 

@@ -5,7 +5,8 @@ from typing import Any
 import onnx_ir as ir
 
 from deploykit.convert import blocks
-from deploykit.convert.blocks import Graph, Positions
+from deploykit.convert.blocks import Positions
+from deploykit.convert.builder import Graph
 from deploykit.convert.weights import Weights
 from deploykit.spec import INPUT_IDS, LayerCache
 
@@ -24,13 +25,14 @@ def why_not(config: Any) -> str | None:
 def layers(config: Any) -> tuple[LayerCache, ...]:
     """Return what each layer keeps of a token."""
     size = config.n_embd // config.n_head
-    return (LayerCache(heads=config.n_head, key_dim=size, value_dim=size),) * config.n_layer
+    layer = LayerCache(heads=config.n_head, key_dim=size, value_dim=size)
+    return (layer,) * int(config.n_layer)
 
 
 def build(graph: Graph, config: Any, weights: Weights) -> None:
     """Write the whole decoder into `graph`."""
     width = config.n_embd
-    places = blocks.positions(graph)
+    places = blocks.positions(graph, count_leading=False)
     with graph.scope("embedding"):
         tokens = graph.weight(weights.find("transformer.wte.weight", (config.vocab_size, width)))
         table = graph.weight(weights.find("transformer.wpe.weight", (config.n_positions, width)))

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from deploykit.convert import blocks
-from deploykit.convert.blocks import Graph, Positions, Rotary
+from deploykit.convert.blocks import Positions, Rotary
+from deploykit.convert.builder import Graph
 from deploykit.convert.weights import FloatArray, Weights
 from deploykit.spec import INPUT_IDS, LayerCache
 
@@ -17,32 +18,32 @@ STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 def why_not(config: Any) -> str | None:
     """Return what keeps this configuration from a fused graph, or None."""
     kind = config.rope_parameters.get("rope_type", "default")
-    if kind not in STATIC_ROTARY:
-        return f"rotary type {kind!r} changes with the sequence's length"
-    if config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        return "only a part of each head is rotated"
-    if config.hidden_act not in blocks.ACTIVATIONS:
-        return f"activation {config.hidden_act!r} has no fused form"
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        return "some layers see a sliding window only"
-    if config.num_attention_heads % config.num_key_value_heads:
-        return f"{config.num_attention_heads} heads are no multiple of {config.num_key_value_heads} key/value heads"
-    if _head_size(config) % 16:
+    heads, shared, size = config.num_attention_heads, config.num_key_value_heads, _head_size(config)
+    reasons = {
+        f"rotary type {kind!r} changes with the sequence's length": kind not in STATIC_ROTARY,
+        "only a part of each head is rotated": config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0,
+        f"activation {config.hidden_act!r} has no fused form": config.hidden_act not in blocks.ACTIVATIONS,
+        "some layers see a sliding window only": "sliding_attention" in (getattr(config, "layer_types", None) or ()),
+        f"{heads} heads are no multiple of {shared} key/value heads": heads % shared != 0,
         # Seen in ONNX Runtime 1.32: "head_size shall be a multiple of 16", with rotary inside the kernel.
-        return f"head size {_head_size(config)} is no multiple of 16"
-    return None
+        f"head size {size} is no multiple of 16": size % 16 != 0,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def layers(config: Any) -> tuple[LayerCache, ...]:
     """Return what each layer keeps of a token."""
     size = _head_size(config)
-    return (LayerCache(heads=config.num_key_value_heads, key_dim=size, value_dim=size),) * config.num_hidden_layers
+    layer = LayerCache(heads=config.num_key_value_heads, key_dim=size, value_dim=size)
+    return (layer,) * int(config.num_hidden_layers)
 
 
 def build(graph: Graph, config: Any, weights: Weights) -> None:
     """Write the whole decoder into `graph`."""
     table = (config.vocab_size, config.hidden_size)
-    places = blocks.positions(graph)
+    # ONNX Runtime 1.32's kernel ignores the positions it is given where there is no past, and rotates by place; so the
+    # later ones must count as it does.
+    places = blocks.positions(graph, count_leading=True)
     with graph.scope("embedding"):
         tokens = graph.weight(weights.find("model.embed_tokens.weight", table))
         stream = graph.op("Gather", tokens, graph.inputs[INPUT_IDS])

@@ -1,8 +1,6 @@
 """PyTorch's own answer: the model that the graphs are compared with, and that the traced graph is made of."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from deploykit.config import ConvertConfig
-from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
+from deploykit.convert.checkpoint import Checkpoint, open_checkpoint, quiet
 from deploykit.errors import CheckpointError, UnsupportedModelError
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
 
-def torch_reference(
-    checkpoint: str | Path, config: ConvertConfig = ConvertConfig()
-) -> Callable[[IntArray], FloatArray]:
+def torch_reference(checkpoint: str | Path, config: ConvertConfig) -> Callable[[IntArray], FloatArray]:
     """Return a function from token ids [S] to PyTorch's fp32 logits [S, V], without cache or padding.
 
     Raises:
@@ -52,6 +47,8 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
                 dtype=torch.float32,
                 # sdpa exports rows that are masked as a whole (left padding) as NaN; eager keeps them finite.
                 attn_implementation="eager",
+                # Of the ways to run experts, the one that the exporter knows; models without experts ignore it.
+                experts_implementation="batched_mm",
                 trust_remote_code=config.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
@@ -67,20 +64,6 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
         )
     _check_finite(model)
     return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal for a while."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _explained(checkpoint: Checkpoint, error: Exception) -> CheckpointError:

@@ -41,7 +41,8 @@ def special_ids(checkpoint: Checkpoint) -> dict[str, Any]:
         # Some checkpoints write -1 for "none"; ids past the vocabulary can't be meant.
         if value is not None and not (isinstance(value, int) and -1 <= value < checkpoint.config.vocab_size):
             raise CheckpointError(
-                f"{checkpoint.folder}: {name} is {value!r}, but the vocabulary has {checkpoint.config.vocab_size} entries"
+                f"{checkpoint.folder}: {name} is {value!r}, but the vocabulary ends at "
+                f"{checkpoint.config.vocab_size - 1}; correct it in config.json or generation_config.json"
             )
     kept = {name: None if value == -1 else value for name, value in ids.items()}
     return {**kept, "eos_token_ids": tuple(end for end in ends if end >= 0)}

@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -14,9 +14,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from deploykit.config import ConvertConfig
-from deploykit.convert.blocks import IR_VERSION
-from deploykit.convert.checkpoint import Checkpoint
-from deploykit.convert.reference import load_model, quiet
+from deploykit.convert.builder import IR_VERSION
+from deploykit.convert.checkpoint import Checkpoint, quiet
+from deploykit.convert.reference import load_model
 from deploykit.convert.sidecars import special_ids
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress
@@ -65,15 +65,15 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
         CheckpointError: the weights don't fit the model, or aren't finite.
         UnsupportedModelError: the model keeps something else than keys and values, or can't be exported.
     """
-    context = source.max_context(config.max_context)
     progress("tracing", 0, 3, "loading PyTorch's model")
     model = load_model(source, config)
     progress("tracing", 1, 3, "running it once")
+    layers = _layers(source, model)
     spec = DecoderSpec(
         cache="concatenated",
-        layers=_layers(source, model),
+        layers=layers,
         vocab_size=source.config.vocab_size,
-        max_context=context,
+        max_context=source.max_context(config.max_context),
         logits_to_keep=False,
         **special_ids(source),
     )
@@ -125,8 +125,8 @@ def _flatten(cache: Any) -> list[torch.Tensor]:
 
 def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opset: int) -> ir.Model:
     """Return the graph of `decoder`, its inputs and outputs named as in `spec`."""
-    sizes = {BATCH: _BATCH, PAST: _PAST}
-    past = [torch.zeros([sizes.get(axis, axis) for axis in tensor.shape]) for tensor in spec.past()]
+    sizes: dict[str | int, int] = {BATCH: _BATCH, PAST: _PAST}
+    past = [torch.zeros([sizes.get(axis) or int(axis) for axis in tensor.shape]) for tensor in spec.past()]
     example = (
         torch.zeros((_BATCH, _NEW), dtype=torch.int64),
         torch.ones((_BATCH, _PAST + _NEW), dtype=torch.int64),

@@ -202,8 +202,9 @@ def _read_pickle(file: Path) -> dict[str, StoredTensor]:
 
     def stored(name: str, tensor: torch.Tensor) -> StoredTensor:
         def chunks() -> Iterator[FloatArray]:
-            for part in tensor.detach().reshape(-1).split(_CHUNK):
-                yield part.float().numpy()
+            flat = tensor.detach().reshape(-1)
+            for start in range(0, flat.numel(), _CHUNK):
+                yield flat[start : start + _CHUNK].float().numpy()
 
         return StoredTensor(name=name, shape=tuple(tensor.shape), chunks=chunks)
 

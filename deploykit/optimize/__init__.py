@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir as ir
 
@@ -12,6 +12,9 @@ from deploykit.artifact import Artifact, Draft, StageRecord, draft
 from deploykit.optimize.passes import PASSES, PassReport, run_passes
 from deploykit.progress import Progress, silent
 from deploykit.spec import VARIANT_FILES, data_file
+
+WORTH_WRITING: Final = 0.01
+"""Share of the weights that must have become unused before the rest are written again without them."""
 
 __all__ = ["PASSES", "PassReport", "optimize", "run_passes"]
 
@@ -65,10 +68,11 @@ def _write(model: ir.Model, sheet: Draft, stored: set[tuple[int, int]]) -> set[s
         tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= graph.INLINE_BYTES
         for tensor in tensors
     )
-    if grown or _stored(model) != stored:
+    freed = sum(size for _, size in stored - _stored(model))
+    if grown or freed > WORTH_WRITING * sum(size for _, size in stored):
         graph.save(model, sheet.file(name))
         return {name, data_file(name)}
-    # The weights are those of the old data file, all of them: only the graph is new.
+    # The weights left are where they were: only the graph is new.
     ir.save(model, sheet.file(name))
     return {name}
 

@@ -7,7 +7,6 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Final
 
-from deploykit import __version__
 from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, Draft, FileEntry, Manifest, StageRecord, draft
 from deploykit.config import PackageConfig
 from deploykit.package.model_config import model_config_text
@@ -75,7 +74,7 @@ def _with_record(manifest: Manifest, config: PackageConfig) -> Manifest:
     record = StageRecord(
         stage=STAGE,
         options=asdict(config),
-        versions={"deploykit": __version__, "tritonclient": version("tritonclient")},
+        versions={name: version(name) for name in ("deploykit", "tritonclient")},
     )
     earlier = tuple(entry for entry in manifest.history if entry.stage != STAGE)
     return replace(manifest, history=(*earlier, record))

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Final
 
 import onnx_ir as ir
 
 from deploykit.spec import INPUT_IDS
+
+_SAME_VALUES: Final = ("Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +59,18 @@ def find_embeddings(graph: ir.Graph) -> list[ir.Node]:
         for node in graph
         if (node.domain, node.op_type) == ("", "Gather")
         and node.attributes.get_int("axis", 0) == 0
-        and node.inputs[1] is not None
-        and node.inputs[1].name == INPUT_IDS
+        and _are_token_ids(node.inputs[1])
         and node.inputs[0] is not None
         and _why_not(node.inputs[0]) is None
     ]
+
+
+def _are_token_ids(value: ir.Value | None) -> bool:
+    """Return whether a value is the graph's token ids, possibly in another shape, as traced graphs have them."""
+    while value is not None and value.name != INPUT_IDS:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in _SAME_VALUES else None
+    return value is not None
 
 
 def _product(node: ir.Node) -> Product | str:

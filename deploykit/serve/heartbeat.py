@@ -14,6 +14,7 @@ DIRECTORY_VARIABLE: Final = "DEPLOYKIT_HEARTBEAT_DIR"
 
 # Native order and alignment: each field is then written as one word, so a reader never sees half of one.
 _LAYOUT: Final = struct.Struct("@QQQQ")
+_COUNT: Final = struct.Struct("@Q")
 
 
 class State(IntEnum):
@@ -54,6 +55,10 @@ class HeartbeatWriter:
     def beat(self, state: State, open_requests: int) -> None:
         """Say that the model is alive."""
         _LAYOUT.pack_into(self._memory, 0, state, self._pid, time.monotonic_ns(), open_requests)
+
+    def count(self, open_requests: int) -> None:
+        """Say how many requests are open, which is no sign of life."""
+        _COUNT.pack_into(self._memory, _LAYOUT.size - _COUNT.size, open_requests)
 
 
 def read_beat(directory: Path, model: str) -> Beat | None:

@@ -85,7 +85,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="supervisor")
 
     def start(self) -> None:
-        """Start the server and return once it is ready.
+        """Start the server and return once it is ready, or has been ended on request before it was.
 
         Raises:
             ServeError: it ended, or was not ready in time.
@@ -163,7 +163,7 @@ class Supervisor:
             process = self._process = self._launch()
             try:
                 trouble = self._start(process)
-                if trouble is None:
+                if self._phase is Phase.SERVING:
                     trouble = self._serve(process)
             finally:
                 process.kill()

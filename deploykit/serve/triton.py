@@ -25,8 +25,11 @@ _PROBE_TIMEOUT: Final = 0.5
 _CLOSED_APIS: Final = "shared-memory,trace,logging"
 """Interfaces nobody needs from outside: callers' shared memory, and settings that write files of a caller's choice."""
 
-# "E1123 19:58:43.613603 6375 server.cc:345] message", as glog writes it.
-_ERROR_LINE: Final = re.compile(r"^[EF]\d{4} \S+ +\d+ \S+\] \"?(?P<message>.*?)\"?$", re.MULTILINE)
+# Triton's line on a model that didn't load; a Python traceback follows behind "At:", its line ends written as "\\n".
+_NOT_LOADED: Final = re.compile(
+    r"\"failed to load '(?P<model>[^']+)' version \d+: [^:]+: (?:TritonModelException: )?(?P<why>.*?)(?:\\n|\"$)",
+    re.MULTILINE,
+)
 
 
 class TritonProcess:
@@ -108,10 +111,10 @@ class TritonProcess:
     def reason(self) -> str:
         """Return the most telling line of the log's end."""
         tail = self.log_tail()
-        # The first error caused the others; where there is none, the last line is all there is.
-        errors = [match["message"] for match in _ERROR_LINE.finditer(tail)]
-        lines = errors[:1] or [line.strip() for line in tail.splitlines() if line.strip()][-1:]
-        return lines[0] if lines else "nothing in its log"
+        if found := _NOT_LOADED.search(tail):
+            return f"model {found['model']!r}: {found['why']}"
+        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        return lines[-1] if lines else "nothing in its log"
 
 
 def flags(

@@ -1,15 +1,40 @@
-"""A trained model on disk, in Hugging Face's layout: whole or not there."""
+"""A trained model on disk, in Hugging Face's layout."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
+import dataclasses
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
 
-from deploykit.artifact import check_target
-from deploykit.errors import OutputError
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
-LOG: Final = "training.json"
-"""Says that a folder is a checkpoint of ours, so that `--overwrite` may replace it."""
+from deploykit.artifact import Draft
+from deploykit.config import TrainConfig
+from deploykit.train.tokenizer import save_tokenizer
+from deploykit.train.trainer import Record
+
+TRAINING: Final = "training.json"
+"""How the model came about; also what marks a folder as one that `--overwrite` may replace."""
+_PACKAGES: Final = ("deploykit", "torch", "transformers", "tokenizers")
+
+
+def write_checkpoint(
+    draft: Draft,
+    model: LlamaForCausalLM,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    *,
+    log: list[Record],
+    result: Mapping[str, Any],
+) -> None:
+    """Fill `draft` with the model, its tokenizer and the training's log, and move it into place."""
+    model.save_pretrained(draft.path)
+    save_tokenizer(tokenizer, draft.path, max_context=config.max_context)
+    training = {
+        "config": dataclasses.asdict(config),
+        "result": dict(result),
+        "versions": {package: version(package) for package in _PACKAGES},
+        "log": [dataclasses.asdict(record) for record in log],
+    }
+    draft.write_json(TRAINING, training)
+    draft.publish()

@@ -28,7 +28,9 @@ def run(artifact: Artifact, *, rows: int | None = None) -> list[Any]:
     keep = {LOGITS_TO_KEEP: np.array(rows)} if rows is not None and spec.logits_to_keep else {}
     names = [tensor.name for tensor in spec.past()]
     empty = [np.zeros((2, int(t.shape[1]), 0, int(t.shape[3])), np.float32) for t in spec.past()]
-    first = session.run(None, {"input_ids": ids, "attention_mask": mask[:, :5], **dict(zip(names, empty, strict=True)), **keep})
+    first = session.run(
+        None, {"input_ids": ids, "attention_mask": mask[:, :5], **dict(zip(names, empty, strict=True)), **keep}
+    )
     then = {"input_ids": ids[:, :1], "attention_mask": mask, **dict(zip(names, first[1:], strict=True)), **keep}
     return [*first, *session.run(None, then)]
 

@@ -1,15 +1,18 @@
 """Single passes, and the order of all."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from altering import constant
+from numpy.typing import NDArray
 
 from deploykit.errors import DeploykitError
 from deploykit.optimize.passes import PASSES, run_passes
 
 
-def model_with(*arrays: np.ndarray) -> ir.Model:
+def model_with(*arrays: NDArray[Any]) -> ir.Model:
     """Return `x + a + b …` for one constant each."""
     x = ir.Value(name="x", shape=ir.Shape(arrays[0].shape), type=ir.TensorType(ir.DataType.FLOAT))
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 20}, name="sum")

@@ -89,6 +89,19 @@ def test_the_graph_computes_what_fp32_does_with_the_rounded_weights(
     assert relative(logits(result, precision), logits(reference, "fp32")) < 0.1
 
 
+def test_token_ids_in_another_shape_are_looked_up_quantized_too(tied: Artifact, tmp_path: Path) -> None:
+    def change(graph: ir.Graph) -> None:
+        lookup = next(node for node in graph if node.op_type == "Gather" and node.inputs[1] in graph.inputs)
+        same = constant(graph, "planted.shape", np.array([0, -1]))
+        reshape = ir.node("Reshape", [lookup.inputs[1], same])
+        graph.insert_before(lookup, reshape)
+        lookup.replace_input_with(1, reshape.outputs[0])
+
+    result = quantize(altered(tied, tmp_path / "source", change), tmp_path / "out")
+    assert operators(result, "int8").count("GatherBlockQuantized") == 1
+    assert relative(logits(result, "int8"), logits(tied, "fp32")) < 0.1
+
+
 @pytest.mark.parametrize(("precision", "bits"), WEIGHT_ONLY)
 def test_a_tied_head_and_its_table_share_one_place(precision: Any, bits: int, tied: Artifact, tmp_path: Path) -> None:
     result = quantize(tied, tmp_path / "out", QuantizeConfig(precision=precision))

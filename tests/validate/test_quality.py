@@ -14,7 +14,7 @@ from deploykit.errors import ParityError
 from deploykit.quantize import quantize
 from deploykit.validate import Reference, validate
 from deploykit.validate.decoder import Decoder
-from deploykit.validate.quality import WINDOW, WINDOW_LOGITS, Text, check_quality, measure, windows
+from deploykit.validate.quality import WINDOW, WINDOW_LOGITS, Text, _sums, check_quality, measure, windows
 from deploykit.validate.text import read_text
 
 FEW = ValidateConfig(tokens=300)
@@ -43,7 +43,7 @@ def knowing(fused: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifa
 def _on_letters(folder: Path, **limits: float) -> ValidateConfig:
     text = folder / "letters.txt"
     text.write_text("ab ba abba " * 60)
-    return ValidateConfig(text=text, tokens=300, **limits)  # type: ignore[arg-type] # floats by name
+    return ValidateConfig(text=text, tokens=300, **limits)
 
 
 def test_perplexity_is_that_of_pytorch(int8: Artifact, pytorch: Reference) -> None:
@@ -59,6 +59,21 @@ def test_perplexity_is_that_of_pytorch(int8: Artifact, pytorch: Reference) -> No
     assert found.perplexity != found.perplexity_fp32
     assert 0 < found.kl < 0.1
     assert 0.5 < found.top1_agreement < 1
+
+
+def test_divergence_is_that_of_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((40, 700)).astype(np.float32) * 5
+    other = one + rng.standard_normal((40, 700)).astype(np.float32) * 1e-2
+    p, q = (
+        part.astype(np.float64) - np.log(np.exp(part.astype(np.float64)).sum(-1, keepdims=True))
+        for part in (one, other)
+    )
+    loss_fp32, loss, kl, agreed = _sums(one, other, np.arange(40))
+    assert kl == pytest.approx((np.exp(p) * (p - q)).sum(), rel=1e-3)
+    assert loss_fp32 == pytest.approx(-p[np.arange(40), np.arange(40)].sum(), rel=1e-6)
+    assert loss == pytest.approx(-q[np.arange(40), np.arange(40)].sum(), rel=1e-6)
+    assert agreed == (one.argmax(-1) == other.argmax(-1)).sum()
 
 
 def test_a_model_costs_nothing_beside_itself(int8: Artifact) -> None:
@@ -95,7 +110,7 @@ def test_each_limit_counts_for_a_trained_model(
 ) -> None:
     # Worse by a little in both respects, so that a limit of nothing is passed.
     def change(graph: ir.Graph) -> None:
-        append(graph, "logits", "Mul", constant(graph, "less", np.array(0.9, np.float32)))
+        append(graph, "logits", "Mul", constant(graph, "less", np.array(3, np.float32)))
 
     worse = altered(knowing, tmp_path / "worse", change, precision="int8")
     loose = {"max_kl": 100.0, "max_perplexity_loss": 100.0}
@@ -133,12 +148,16 @@ def test_a_quantized_model_must_be_finite_even_untrained(bias: float, int8: Arti
     [(2, 100, 2), (40, 100, 40), (10**6, 100, WINDOW), (10**6, 150_000, WINDOW_LOGITS // 150_000)],
 )
 def test_windows_fit_the_context_and_the_memory(context: int, vocabulary: int, longest: int) -> None:
-    text = Text(name="text", ids=np.arange(1001))
+    text = Text(name="text", ids=np.arange(1010))
     pieces = list(windows(text, context, vocabulary))
     assert max(len(ids) for _, ids in pieces) == longest
-    assert pieces[-1][0] == 1001 or context == 2
-    for _, ids in pieces:
-        np.testing.assert_array_equal(np.diff(ids), 1)
+    np.testing.assert_array_equal(np.concatenate([ids for _, ids in pieces]), text.ids)
+    assert [before for before, _ in pieces] == [ids[0] for _, ids in pieces]
+
+
+def test_a_last_token_alone_predicts_nothing() -> None:
+    text = Text(name="text", ids=np.arange(21))
+    assert [ids.tolist() for _, ids in windows(text, 10, 100)] == [[*range(10)], [*range(10, 20)]]
 
 
 def test_a_prefix_stands_before_every_window() -> None:
@@ -149,6 +168,9 @@ def test_a_prefix_stands_before_every_window() -> None:
 
 def test_progress_ends_with_the_text(int8: Artifact) -> None:
     heard: list[tuple[Any, ...]] = []
-    measure("int8", *decoders(int8), read_text(int8, FEW), progress=lambda *report: heard.append(report))
-    assert heard[0] == ("measure int8", 0, 300)
-    assert heard[-1] == ("measure int8", 300, 300)
+    # One token more than whole windows.
+    text = read_text(int8, ValidateConfig(tokens=2 * int8.manifest.decoder.max_context + 1))
+    measure("int8", *decoders(int8), text, progress=lambda *report: heard.append(report))
+    assert heard[0] == ("measure int8", 0, 257)
+    assert heard[-1] == ("measure int8", 257, 257)
+    assert all(done < 257 for _, done, _ in heard[:-1])

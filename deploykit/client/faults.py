@@ -1,0 +1,86 @@
+"""From what a server reports to the error a caller gets. Pure: names of gRPC's status codes and text, no I/O."""
+
+import re
+from typing import Final
+
+from deploykit.client.errors import (
+    CancelledError,
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    ServerError,
+    StreamBrokenError,
+    UnavailableError,
+)
+
+_BY_STATUS: Final[dict[str, type[ClientError]]] = {
+    "CANCELLED": CancelledError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "NOT_FOUND": NotFoundError,
+    "OUT_OF_RANGE": InvalidRequestError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "RESOURCE_EXHAUSTED": UnavailableError,
+    "UNAUTHENTICATED": PermissionDeniedError,
+    "UNAVAILABLE": UnavailableError,
+}
+"""The others (INTERNAL, UNKNOWN, UNIMPLEMENTED, …) are the server's own failures."""
+
+_TEXTS: Final = (
+    (re.compile(r"unknown model|^model .* is not found", re.IGNORECASE), NotFoundError),
+    (
+        re.compile(r"not (at )?ready|is stopping|maximum queue size|stub process .* not healthy", re.IGNORECASE),
+        UnavailableError,
+    ),
+    (re.compile(r"request timeout expired", re.IGNORECASE), DeadlineExceededError),
+    (
+        re.compile(r"unexpected inference input|inference input '|input\(s\)|expected \d+ inputs", re.IGNORECASE),
+        InvalidRequestError,
+    ),
+)
+"""What Triton's core says in a stream, where it gives no status code."""
+
+_STATUS_PREFIX: Final = re.compile(r"([A-Z][A-Z_]+): (.+)", re.DOTALL)
+_REQUEST_ID: Final = re.compile(r"^\[request id: [^\]]*\] ")
+
+
+def fault_of_status(status: str, details: str, *, url: str) -> ClientError:
+    """Return the error for a call that ended with a gRPC status.
+
+    Args:
+        status: the code's name, such as `UNAVAILABLE`.
+        details: the status's text.
+        url: the server, as the user named it.
+    """
+    kind = _BY_STATUS.get(status, ServerError)
+    said = " ".join(details.split()) or status
+    if kind is UnavailableError:
+        return UnavailableError(f"{url}: unavailable: {said}; check that the server runs there and speaks gRPC")
+    if kind is DeadlineExceededError:
+        return DeadlineExceededError(f"{url}: no complete answer within the timeout; allow more with timeout=")
+    return kind(f"{url}: {said}")
+
+
+def fault_of_message(message: str) -> ClientError:
+    """Return the error for an `error_message` inside a stream, which has text only.
+
+    Triton drops the status code of an error there, so deploykit's models write its name before the text
+    (`INVALID_ARGUMENT: …`); Triton's own texts are known by their words.
+    """
+    text = _REQUEST_ID.sub("", " ".join(message.split()))
+    prefixed = _STATUS_PREFIX.fullmatch(text)
+    if prefixed and (prefixed[1] in _BY_STATUS or prefixed[1] in ("INTERNAL", "UNKNOWN", "UNIMPLEMENTED")):
+        return _BY_STATUS.get(prefixed[1], ServerError)(prefixed[2])
+    for pattern, kind in _TEXTS:
+        if pattern.search(text):
+            return kind(text)
+    return ServerError(text)
+
+
+def in_mid_stream(fault: ClientError, *, text: str, tokens: int) -> ClientError:
+    """Return what `fault` means once a part of the answer has arrived."""
+    if isinstance(fault, DeadlineExceededError | CancelledError):
+        return type(fault)(f"{fault} (after {tokens} tokens)", text=text)
+    return StreamBrokenError(f"the stream broke after {tokens} tokens: {fault}", text=text)

@@ -1,0 +1,87 @@
+"""The cache by concatenation: each step returns past and new as new tensors. For graphs traced from PyTorch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from deploykit.engine.scheduler import Batch, Job, Move
+from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, DecoderSpec
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Keys and values of jobs that last ran together, padded on the left to one length."""
+
+    jobs: tuple[Job, ...]
+    tensors: tuple[Any, ...]
+    """OrtValues [B, K, P, D], in graph order."""
+    length: int
+    """P, in tokens."""
+
+
+class ConcatenatedDecoder:
+    """Rows in one tensor as long as they stay together; it is put together anew when one joins or leaves."""
+
+    def __init__(self, session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -> None:  # noqa: ARG002 -- grows as needed
+        self._session = session
+        self._past = list(spec.past())
+        self._outputs = [LOGITS, *(tensor.name for tensor in spec.present())]
+        self._bytes_per_token = spec.cache_bytes_per_token()
+        self._blocks: dict[Job, _Block] = {}
+        """The block that holds a job's keys and values."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that keys and values take now."""
+        # Asked for by other threads too: the list is made in one go.
+        blocks = {id(block): block for block in list(self._blocks.values())}.values()
+        return sum(len(block.jobs) * block.length * self._bytes_per_token for block in blocks)
+
+    def run(self, batch: Batch) -> FloatArray:
+        """Return the logits of each row's last token, [B, V]."""
+        block = self._block_of(batch.jobs)
+        total = block.length + batch.new
+        mask = (np.arange(total) >= total - np.array(batch.totals)[:, None]).astype(np.int64)
+        feeds = {
+            INPUT_IDS: _value(np.array(batch.ids, np.int64)),
+            ATTENTION_MASK: _value(mask),
+            **{spec.name: tensor for spec, tensor in zip(self._past, block.tensors, strict=True)},
+        }
+        logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
+        grown = _Block(batch.jobs, tuple(present), total)
+        self._blocks.update(dict.fromkeys(batch.jobs, grown))
+        rows: FloatArray = logits.numpy()[:, -1]
+        return rows
+
+    def forget(self, job: Job, moves: list[Move]) -> None:  # noqa: ARG002 -- the other cache goes by row
+        """Let go of a job's keys and values; the next batch without it is put together anew."""
+        self._blocks.pop(job, None)
+
+    def _block_of(self, jobs: tuple[Job, ...]) -> _Block:
+        """Return the past of a batch's jobs: as the last step left it, if they all ran together in this order."""
+        block = self._blocks.get(jobs[0])
+        if block and block.jobs == jobs:
+            return block
+        length = max(job.cached for job in jobs)
+        tensors = tuple(_value(self._gathered(number, jobs, length)) for number in range(len(self._past)))
+        return _Block(jobs, tensors, length)
+
+    def _gathered(self, number: int, jobs: tuple[Job, ...], length: int) -> FloatArray:
+        """Return one past tensor of several jobs, [B, K, P, D], each on the right."""
+        _, heads, _, size = self._past[number].shape
+        gathered = np.zeros((len(jobs), int(heads), length, int(size)), np.float32)
+        for row, job in enumerate(jobs):
+            if job.cached:
+                block = self._blocks[job]
+                source = block.tensors[number].numpy()[block.jobs.index(job)]
+                gathered[row, :, length - job.cached :] = source[:, block.length - job.cached :]
+        return gathered
+
+
+def _value(array: NDArray[Any]) -> Any:
+    return ort.OrtValue.ortvalue_from_numpy(array)

@@ -1,0 +1,75 @@
+"""An ONNX Runtime session on an artifact's graph."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+
+from deploykit.artifact import Artifact
+from deploykit.engine.external import check_external_data
+from deploykit.errors import ArtifactError
+from deploykit.spec import Precision, TensorSpec, shape_text
+
+_FATAL_ONLY: Final = 4  # OrtLoggingLevel: failures reach us as exceptions, which carry the same text
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def open_session(artifact: Artifact, *, precision: Precision | None = None, threads: int | None = None) -> Any:
+    """Return a session on the graph of a precision (the served one where None).
+
+    Args:
+        artifact: a verified artifact.
+        precision: which of its graphs.
+        threads: of ONNX Runtime; the cores this process may use where None.
+
+    Raises:
+        ArtifactError: the graph isn't there, can't be loaded, keeps weights elsewhere, or breaks the tensor contract.
+    """
+    graph = artifact.graph(precision)
+    check_external_data(graph)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no class of their own
+        reason = str(error).replace(f"{graph.parent}{os.sep}", "").partition("\n")[0]
+        raise ArtifactError(f"{graph.name}: ONNX Runtime can't load it: {reason}") from error
+    spec = artifact.manifest.decoder
+    _check_contract(graph.name, spec.inputs(), [*session.get_inputs(), *session.get_overridable_initializers()])
+    _check_contract(graph.name, spec.outputs(), session.get_outputs())
+    return session
+
+
+def available_cores() -> int:
+    """Return how many cores this process may keep busy: a container's quota counts, not only the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        # No cgroup of the second version here, or "max": no quota.
+        return cores
+
+
+def _check_contract(graph: str, wanted: list[TensorSpec], found: list[Any]) -> None:
+    """Compare a graph's inputs or outputs with the manifest: names, types, and the axes that both sides fix."""
+    by_name = {tensor.name: tensor for tensor in found}
+    if len(by_name) != len(wanted) or any(spec.name not in by_name for spec in wanted):
+        raise ArtifactError(f"{graph} has the tensors {', '.join(by_name)}: not those of its manifest; export again")
+    for spec in wanted:
+        tensor = by_name[spec.name]
+        dtype = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}[spec.dtype]
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            want == have
+            for want, have in zip(spec.shape, tensor.shape, strict=True)
+            if isinstance(have, int) and isinstance(want, int)
+        )
+        if tensor.type != dtype or not fits:
+            raise ArtifactError(
+                f"{graph}: {spec.name} is {tensor.type} {shape_text(tensor.shape)}, but the manifest says "
+                f"{spec.dtype} {shape_text(spec.shape)}; export again"
+            )

@@ -1,0 +1,114 @@
+"""The model as Triton's Python backend runs it: requests in, the engine's events out."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from deploykit.config import EngineConfig
+from deploykit.engine import Engine, SamplingParams
+from deploykit.errors import ConfigError, DeploykitError, EngineError, QueueFullError, RequestError
+from deploykit.serve import triton_api
+from deploykit.serve.courier import LOOK, Courier, Delivery
+from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
+from deploykit.serve.protocol import read_query
+
+
+class TritonPythonModel:
+    """What `model.py` offers to Triton."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the artifact that `model.py` lies in."""
+        directory = os.environ.get(DIRECTORY_VARIABLE)
+        self._heart = HeartbeatWriter(Path(directory), args["model_name"]) if directory else None
+        self._say(State.LOADING)
+        self._courier = Courier(on_change=self._count, on_failure=_log_failure)
+        folder = Path(args["model_repository"]) / args["model_version"]
+        try:
+            config = engine_config(json.loads(args["model_config"]).get("parameters", {}))
+            self._engine = Engine.open(folder, config, on_beat=self._beat)
+        except DeploykitError as error:
+            raise triton_api.model_error(str(error)) from None
+        self._beat()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests; their responses follow on another thread."""
+        for request in requests:
+            self._take(triton_api.Sender(request), request)
+
+    def finalize(self) -> None:
+        """Let open requests finish and close the engine."""
+        # Closing the engine cancels what is open. Triton bounds this wait by its exit timeout.
+        while self._courier.open_requests() and self._courier.is_alive():
+            time.sleep(LOOK)
+        self._engine.close()
+        self._courier.close()
+        self._say(State.CLOSED)
+
+    def _take(self, sender: triton_api.Sender, request: Any) -> None:
+        try:
+            query = read_query(triton_api.inputs(request), triton_api.parameters(request))
+            params = SamplingParams.from_mapping(query.sampling)
+            self._courier.take(
+                Delivery(sender, query),
+                lambda on_event: self._engine.submit(query.prompt, params, on_event=on_event),
+            )
+        except QueueFullError as error:
+            sender.fail(str(error), triton_api.Code.UNAVAILABLE)
+        except EngineError:
+            sender.fail("the engine has stopped and will be restarted; try again", triton_api.Code.UNAVAILABLE)
+        except RequestError as error:
+            sender.fail(str(error), triton_api.Code.INVALID_ARGUMENT)
+        except Exception as error:  # one request's failure is not the others'
+            _log_failure(error)
+            sender.fail("the server failed on this request; its log says more")
+
+    def _beat(self) -> None:
+        """Say that the engine advances; not if nobody carries its events."""
+        if self._courier.is_alive():
+            self._say(State.SERVING)
+
+    def _say(self, state: State) -> None:
+        if self._heart:
+            self._heart.beat(state, self._courier.open_requests() if state is State.SERVING else 0)
+
+    def _count(self, open_requests: int) -> None:
+        if self._heart:
+            self._heart.count(open_requests)
+
+
+def engine_config(parameters: Mapping[str, Mapping[str, str]]) -> EngineConfig:
+    """Return the engine's settings from the parameters in `config.pbtxt`.
+
+    Triton's own parameters are in capitals and are passed over.
+
+    Raises:
+        ConfigError: an unknown name, or a value that isn't a whole number.
+    """
+    known = {field.name for field in fields(EngineConfig)}
+    settings: dict[str, int] = {}
+    for name, value in parameters.items():
+        if name.isupper():
+            continue
+        if name not in known:
+            raise ConfigError(f"config.pbtxt: unknown parameter {name!r}; known are {', '.join(sorted(known))}")
+        try:
+            settings[name] = int(value["string_value"])
+        except ValueError:
+            raise ConfigError(
+                f"config.pbtxt: parameter {name} must be a whole number, got {value['string_value']!r}"
+            ) from None
+    return EngineConfig(**settings)
+
+
+def _log_failure(error: Exception) -> None:
+    """Log where something failed, without its message: that might hold a prompt or a path."""
+    trace = error.__traceback__ or sys.exc_info()[2]
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    triton_api.log_error(f"a request failed: {type(error).__name__} at {where}")

@@ -1,0 +1,299 @@
+"""Fused graphs: equal to PyTorch and to the traced graph in every way they are called."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from checkpoints import make_checkpoint
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from transformers import CONFIG_MAPPING
+
+from deploykit.config import ConvertConfig
+from deploykit.convert import convert, torch_reference
+from deploykit.convert.fused import why_not_fused
+from deploykit.errors import UnsupportedModelError
+from deploykit.validate.decoder import Decoder
+
+IDS = np.array([5, 300, 17, 44, 45, 120, 9, 260, 33, 34, 35, 36, 70, 71, 199, 8, 7, 250, 61, 62], np.int64)
+LENGTHS = (14, 9, 1)
+"""Ragged rows: each a beginning of IDS."""
+
+
+def assert_close(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    assert found.shape == wanted.shape
+    gap = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    assert gap <= 1e-5, f"{gap:.2e} off"
+
+
+def ones(*shape: int) -> NDArray[np.int64]:
+    return np.ones(shape, np.int64)
+
+
+def prefill(run: Decoder, reference: Any) -> None:
+    assert_close(run.run(IDS[None], ones(1, IDS.size))[0][0], reference(IDS))
+
+
+def token_by_token(run: Decoder, reference: Any) -> None:
+    wanted, cache = reference(IDS), None
+    for place in range(IDS.size):
+        logits, cache = run.run(IDS[None, place : place + 1], ones(1, place + 1), cache)
+        assert_close(logits[0, 0], wanted[place])
+
+
+def chunks(run: Decoder, reference: Any) -> None:
+    """Past 0, 1 and 7, several new tokens each, one row."""
+    wanted, cache = reference(IDS), None
+    for start, end in ((0, 1), (1, 7), (7, 20)):
+        logits, cache = run.run(IDS[None, start:end], ones(1, end), cache)
+        assert_close(logits[0], wanted[start:end])
+
+
+def left_padded(run: Decoder, reference: Any) -> None:
+    wanted, width = reference(IDS), max(LENGTHS)
+    ids = np.stack([np.r_[ones(width - n), IDS[:n]] for n in LENGTHS])
+    mask = np.stack([np.r_[0 * ones(width - n), ones(n)] for n in LENGTHS])
+    logits, cache = run.run(ids, mask)
+    for row, n in enumerate(LENGTHS):
+        assert_close(logits[row, width - n :], wanted[:n])
+    for step in range(4):
+        mask = np.c_[mask, ones(len(LENGTHS))]
+        logits, cache = run.run(np.array([[IDS[n + step]] for n in LENGTHS]), mask, cache)
+        for row, n in enumerate(LENGTHS):
+            assert_close(logits[row, 0], wanted[n + step])
+
+
+def right_padded_in_place(run: Decoder, reference: Any) -> None:
+    """A ragged prefill and ragged steps, past and present one buffer that is longer than either."""
+    wanted, lengths = reference(IDS), np.array(LENGTHS)
+    cache = run.empty_cache(len(LENGTHS), 32)
+    ids = np.stack([np.r_[IDS[:n], ones(max(LENGTHS) - n)] for n in LENGTHS])
+    logits = run.run_in_place(ids, (np.arange(max(LENGTHS)) < lengths[:, None]).astype(np.int64), cache)
+    for row, n in enumerate(LENGTHS):
+        assert_close(logits[row, :n], wanted[:n])
+    for _ in range(4):
+        ids, lengths = IDS[lengths][:, None], lengths + 1
+        logits = run.run_in_place(ids, (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64), cache)
+        for row, n in enumerate(lengths):
+            assert_close(logits[row, 0], wanted[n - 1])
+
+
+def chunks_in_place(run: Decoder, reference: Any) -> None:
+    wanted, cache = reference(IDS), run.empty_cache(1, 24)
+    for start, end in ((0, 6), (6, 7), (7, 18), (18, 20)):
+        assert_close(run.run_in_place(IDS[None, start:end], ones(1, end), cache)[0], wanted[start:end])
+
+
+def holes(run: Decoder, reference: Any) -> None:
+    """Steps after a right-padded prefill whose padding stays masked between the prompt and the answer."""
+    cache = run.empty_cache(1, 24)
+    run.run_in_place(np.r_[IDS[:5], ones(3)][None], np.r_[ones(5), 0 * ones(3)][None], cache)
+    mask = np.r_[ones(5), 0 * ones(3), ones(1)][None]
+    assert_close(run.run_in_place(IDS[None, 5:6], mask, cache)[0, 0], reference(IDS)[5])
+
+
+EVERYWHERE = (prefill, token_by_token, chunks, left_padded)
+IN_PLACE = (right_padded_in_place, chunks_in_place, holes)
+
+
+@pytest.mark.parametrize("way", [*EVERYWHERE, *IN_PLACE])
+def test_fused_equals_pytorch(trio: Any, way: Callable[..., None]) -> None:
+    way(trio.fused, trio.pytorch)
+
+
+@pytest.mark.parametrize("way", EVERYWHERE)
+def test_traced_equals_pytorch(trio: Any, way: Callable[..., None]) -> None:
+    way(trio.traced, trio.pytorch)
+
+
+def test_fused_equals_traced_with_its_cache(trio: Any) -> None:
+    ids, mask = np.stack([IDS[:9], np.r_[ones(4), IDS[:5]]]), np.stack([ones(9), np.r_[0 * ones(4), ones(5)]])
+    (fused, fused_cache), (traced, traced_cache) = trio.fused.run(ids, mask), trio.traced.run(ids, mask)
+    assert_close(fused[0], traced[0])
+    assert_close(fused[1, 4:], traced[1, 4:])
+    assert_close(fused_cache[1][0], traced_cache[1][0])  # values: no position in them
+    assert [c.shape for c in fused_cache] == [c.shape for c in traced_cache]
+    for part in (0, 2):  # a row without padding: the same positions, so the same rotated keys
+        assert_close(fused_cache[part][0], traced_cache[part][0])
+
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "head size apart from hidden/heads": ("llama", {"head_dim": 32}),
+    "small head size": ("qwen2", {"head_dim": 16, "hidden_size": 96, "num_attention_heads": 6}),
+    "one key/value head": ("llama", {"num_key_value_heads": 1}),
+    "as many key/value heads": ("qwen2", {"num_key_value_heads": 4}),
+    "odd number of heads": (
+        "llama",
+        {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 48},
+    ),
+    "odd widths": ("llama", {"hidden_size": 52, "head_dim": 16, "intermediate_size": 37}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "tied": ("llama", {"tie_word_embeddings": True}),
+    "untied": ("qwen2", {"tie_word_embeddings": False}),
+    "one layer": ("llama", {"num_hidden_layers": 1}),
+    "gelu": ("llama", {"hidden_act": "gelu"}),
+    "another base": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}}),
+    "llama3": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "yarn": (
+        "qwen2",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    "window that is off": ("qwen2", {"use_sliding_window": False, "sliding_window": 4}),
+    "gpt2 head size 8": ("gpt2", {"n_embd": 24, "n_head": 3}),
+    "gpt2 untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2 inner width": ("gpt2", {"n_inner": 50}),
+    "gpt2 scale by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3}),
+    "gpt2 no scale": ("gpt2", {"scale_attn_weights": False}),
+    **{f"gpt2 {kind}": ("gpt2", {"activation_function": kind}) for kind in ("gelu", "relu", "silu", "tanh")},
+    **{f"gpt2 {kind}": ("gpt2", {"activation_function": kind}) for kind in ("quick_gelu", "gelu_fast")},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_odd_shapes(tmp_path: Path, shape: str) -> None:
+    model_type, fields = SHAPES[shape]
+    # gpt2 without 1/sqrt(size) has scores so large that softmax is a step, which no two orders of summation share.
+    scale = 0.1 if shape == "gpt2 no scale" else 0.2
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", model_type, scale=scale, **fields)
+    artifact = convert(checkpoint, tmp_path / "out", ConvertConfig(method="fused"))
+    run, reference = Decoder(artifact.graph(), artifact.manifest.decoder), torch_reference(checkpoint)
+    for way in (prefill, left_padded, right_padded_in_place):
+        way(run, reference)
+
+
+UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
+    "head size 8 is no multiple of 16": ("llama", {"head_dim": 8}),
+    "head size 12 is no multiple of 8": ("gpt2", {"n_embd": 48}),
+    "rotary type 'dynamic'": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
+    "sliding window": ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "activation 'leaky_relu'": ("llama", {"hidden_act": "leaky_relu"}),
+    "activation 'laplace'": ("gpt2", {"activation_function": "laplace"}),
+    "cross-attention": ("gpt2", {"add_cross_attention": True}),
+    "model type 'opt'": ("opt", {}),
+}
+
+
+@pytest.mark.parametrize("reason", UNFIT)
+def test_says_why_it_takes_the_traced_way(reason: str) -> None:
+    model_type, fields = UNFIT[reason]
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "num_hidden_layers": 2}
+    config = CONFIG_MAPPING[model_type](**({"n_head": 4} if model_type == "gpt2" else sizes) | fields)
+    assert reason in str(why_not_fused(config))
+
+
+def test_fused_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", head_dim=8)
+    with pytest.raises(UnsupportedModelError, match=r"head size 8 .* --method auto or traced"):
+        convert(checkpoint, tmp_path / "out", ConvertConfig(method="fused"))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(("size", "rotated", "fits"), [(8, False, True), (8, True, False), (12, False, False)])
+def test_the_kernel_has_the_limits_we_state(size: int, rotated: bool, fits: bool) -> None:
+    tables = ["cos", "sin"] if rotated else []
+    inputs: dict[str, NDArray[Any]] = {
+        "packed": np.ones((1, 2, 3 * size), np.float32),
+        "key": np.ones((1, 1, 0, size), np.float32),
+        "value": np.ones((1, 1, 0, size), np.float32),
+        "last": np.array([1], np.int32),
+        "total": np.array(2, np.int32),
+        **{name: np.ones((4, size // 2), np.float32) for name in tables},
+    }
+    names = ["packed", "", "", *list(inputs)[1:]]
+    node = helper.make_node(
+        "GroupQueryAttention",
+        names,
+        ["y", "k", "v"],
+        domain="com.microsoft",
+        num_heads=1,
+        kv_num_heads=1,
+        do_rotary=int(rotated),
+    )
+    declared = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in inputs.items()
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k", "v")]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph([node], "one", declared, outputs)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    if fits:
+        assert session.run(["y"], inputs)[0].shape == (1, 2, size)
+        return
+    with pytest.raises(Exception, match=r"head_size (must|shall) be a multiple of"):
+        session.run(["y"], inputs)
+
+
+@pytest.mark.parametrize(("keep", "rows"), [(0, 5), (1, 1), (3, 3), (9, 5), (None, 1)])
+def test_gives_the_logits_that_were_asked_for(trio: Any, keep: int | None, rows: int) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(trio.fused.file), options)
+    mask = np.array([[1, 1, 1, 1, 0], [0, 1, 1, 1, 1]])
+    feeds = {"input_ids": np.stack([np.r_[IDS[:4], 1], np.r_[1, IDS[:4]]]), "attention_mask": mask}
+    feeds |= {t.name: c for t, c in zip(trio.fused.spec.past(), trio.fused.empty_cache(2), strict=True)}
+    if keep is not None:
+        feeds["num_logits_to_keep"] = np.array(keep)
+    logits = session.run(["logits"], feeds)[0]
+    assert logits.shape[:2] == (2, rows)
+    wanted = trio.pytorch(IDS[:4])
+    if rows < 5:
+        assert_close(logits[0], wanted[-rows:])
+        assert_close(logits[1], wanted[-rows:])
+    else:
+        assert_close(logits[0, :4], wanted)
+        assert_close(logits[1, 1:], wanted)
+
+
+def test_the_graph_is_the_contract(trio: Any) -> None:
+    model, spec = ir.load(trio.fused.file), trio.fused.spec
+    assert (spec.cache, spec.logits_to_keep, model.ir_version) == ("shared", True, 10)
+    assert model.opset_imports == {"": 20, "com.microsoft": 1}
+    for found, wanted in ((model.graph.inputs, spec.inputs()), (model.graph.outputs, spec.outputs())):
+        assert [value.name for value in found] == [tensor.name for tensor in wanted]
+        for value, tensor in zip(found, wanted, strict=True):
+            assert value.shape is not None
+            assert tuple(a if isinstance(a, int) else a.value for a in value.shape) == tensor.shape
+    default = model.graph.initializers["num_logits_to_keep"].const_value
+    assert default is not None
+    assert default.numpy() == 1
+    kinds = [node.op_type for node in model.graph]
+    assert kinds.count("GroupQueryAttention") == 2
+    assert sum(kind.startswith("Skip") for kind in kinds) == 4
+    assert all(node.name for node in model.graph)
+
+
+def test_no_weight_lies_in_the_graph_file(trio: Any) -> None:
+    """What makes models past 2 GB work: protobuf ends there, offsets into the data file don't."""
+    model = ir.load(trio.fused.file)
+    for name, value in model.graph.initializers.items():
+        assert value.const_value is not None
+        assert isinstance(value.const_value, ir.ExternalTensor) or value.const_value.nbytes < 1024, name
+    assert trio.fused.file.stat().st_size < 40_000

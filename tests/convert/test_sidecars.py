@@ -1,0 +1,116 @@
+"""The files beside the graph: what each runtime looks for."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import make_tokenizer
+from tokenizers import Tokenizer
+
+from deploykit.artifact import Artifact
+from deploykit.config import ConvertConfig
+from deploykit.convert import convert
+from deploykit.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_llama: Path) -> Path:
+    return Path(shutil.copytree(tiny_llama, tmp_path / "checkpoint"))
+
+
+def data(artifact: Artifact, name: str) -> Any:
+    return json.loads((artifact.path / name).read_text())
+
+
+def test_every_file_the_layout_names_is_there(folder: Path) -> None:
+    (folder / "README.md").write_text("# Card\n")
+    (folder / "LICENSE.txt").write_text("MIT\n")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "optimizer.pt").write_bytes(b"no part of a model")
+    artifact = convert(folder, folder.parent / "out")
+    assert sorted(artifact.manifest.files) == sorted(
+        [
+            "LICENSE.txt",
+            "README.md",
+            "chat_template.jinja",
+            "config.json",
+            "genai_config.json",
+            "generation_config.json",
+            "onnx/model.onnx",
+            "onnx/model.onnx_data",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+    )
+    assert (artifact.path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    assert data(artifact, "special_tokens_map.json") == specials
+
+
+def test_config_says_which_file_has_external_data(folder: Path) -> None:
+    config = data(convert(folder, folder.parent / "out"), "config.json")
+    assert config.pop("transformers.js_config") == {"use_external_data_format": {"model.onnx": 1}}
+    assert config == json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "decoder"), ("llama", "llama"), ("qwen2", "qwen2")])
+def test_genai_is_told_of_the_graph(request: pytest.FixtureRequest, tmp_path: Path, family: str, kind: str) -> None:
+    artifact = convert(request.getfixturevalue(f"tiny_{family}"), tmp_path / "out", ConvertConfig(max_context=100))
+    genai = data(artifact, "genai_config.json")
+    model, decoder = genai["model"], genai["model"]["decoder"]
+    assert (model["type"], model["context_length"], model["vocab_size"]) == (kind, 100, 318)
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (0, [1], 2)
+    assert decoder["filename"] == "onnx/model.onnx"
+    assert (decoder["head_size"], decoder["num_key_value_heads"]) == (16, 4 if family == "gpt2" else 2)
+    assert (decoder["hidden_size"], decoder["num_hidden_layers"], decoder["num_attention_heads"]) == (64, 2, 4)
+    assert genai["search"]["past_present_share_buffer"] is True
+    assert genai["search"]["max_length"] == 100
+
+
+def test_the_ends_of_generation_config_come_first(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 7], "pad_token_id": -1}))
+    artifact = convert(folder, folder.parent / "out")
+    spec = artifact.manifest.decoder
+    assert (spec.bos_token_id, spec.eos_token_ids, spec.pad_token_id) == (0, (1, 7), None)
+    assert data(artifact, "generation_config.json") == {"eos_token_id": [1, 7], "pad_token_id": -1}
+
+
+def test_a_generation_config_is_made_where_there_is_none(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    made = data(convert(folder, folder.parent / "out"), "generation_config.json")
+    assert made == {"_from_model_config": True, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+
+
+def test_converts_an_older_tokenizer(folder: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(tiny_gpt2, tmp_path / "old"))
+    bpe = json.loads((old / "tokenizer.json").read_text())["model"]
+    (old / "tokenizer.json").unlink()
+    vocabulary = {token: number for token, number in bpe["vocab"].items()}
+    (old / "vocab.json").write_text(json.dumps(vocabulary))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in bpe["merges"]]
+    (old / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    names = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<s>"}
+    (old / "tokenizer_config.json").write_text(json.dumps(names))
+    artifact = convert(old, tmp_path / "out")
+    assert artifact.tokenizer is not None
+    text = "def greet(name): 你好"
+    assert Tokenizer.from_file(str(artifact.tokenizer)).encode(text).ids == make_tokenizer().encode(text)
+
+
+def test_an_older_tokenizer_that_can_not_be_read_is_said(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"not sentencepiece")
+    with pytest.raises(CheckpointError, match=r"can't be converted to tokenizer\.json: \S") as caught:
+        convert(folder, folder.parent / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_tokenizer_is_fine(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    artifact = convert(folder, folder.parent / "out")
+    assert artifact.tokenizer is None
+    assert "special_tokens_map.json" not in artifact.manifest.files

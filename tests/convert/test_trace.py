@@ -1,0 +1,100 @@
+"""Traced graphs of models that have no fused form, and those that can't be traced."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from checkpoints import make_checkpoint
+from safetensors.torch import load_file, save_file
+
+from deploykit.config import ConvertConfig
+from deploykit.convert import convert, torch_reference
+from deploykit.errors import CheckpointError, UnsupportedModelError
+from deploykit.validate.decoder import Decoder
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 128,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    # A window that is shorter than the rows: the mask must apply it, the cache must not be cropped.
+    "mistral": {**SMALL, "sliding_window": 6},
+    # Positions through a bias of the scores, and no position input.
+    "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4, "seq_length": 128},
+}
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_traced_equals_pytorch(tmp_path: Path, model_type: str, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", model_type, **MODELS[model_type])
+    capfd.readouterr()
+    artifact = convert(checkpoint, tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    spec = artifact.manifest.decoder
+    assert (spec.cache, spec.logits_to_keep) == ("concatenated", False)
+    assert model_type in artifact.manifest.history[0].result["why_not_fused"]
+    run, reference = Decoder(artifact.graph(), spec), torch_reference(checkpoint)
+    ids = np.arange(10, 30)
+    wanted = reference(ids)
+    lengths, width = (14, 9, 1), 14
+    rows = np.stack([np.r_[np.ones(width - n, np.int64), ids[:n]] for n in lengths])
+    mask = np.stack([np.arange(width) >= width - n for n in lengths]).astype(np.int64)
+    logits, cache = run.run(rows, mask)
+    for step in range(4):
+        for row, n in enumerate(lengths):
+            gap = np.abs(logits[row, -1] - wanted[n + step - 1]).max() / np.abs(wanted).max()
+            assert gap <= 1e-5, (n, step)
+        mask = np.c_[mask, np.ones(len(lengths), np.int64)]
+        logits, cache = run.run(np.array([[ids[n + step]] for n in lengths]), mask, cache)
+
+
+def test_traced_graph_holds_no_notes_of_the_exporter(trio: Any) -> None:
+    model = ir.load(trio.traced.file)
+    assert b"/" not in trio.traced.file.read_bytes().replace(b"node_", b"")[:0]
+    assert not any(node.metadata_props or node.doc_string for node in model.graph)
+    assert b".py" not in trio.traced.file.read_bytes()
+    for value, tensor in zip(model.graph.outputs, trio.traced.spec.outputs(), strict=True):
+        assert value.shape is not None
+        assert tuple(a if isinstance(a, int) else a.value for a in value.shape) == tensor.shape
+
+
+def test_a_recurrent_state_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mamba", hidden_size=64, num_hidden_layers=1)
+    with pytest.raises(
+        UnsupportedModelError, match=r"mamba can't be traced: it keeps .* only keys and values"
+    ) as caught:
+        convert(checkpoint, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def lose(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    del weights["model.layers.1.mlp.down_proj.weight"]
+
+
+def shrink(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    config["intermediate_size"] = 80
+
+
+def spoil(weights: dict[str, Any], config: dict[str, Any]) -> None:
+    weights["model.layers.1.mlp.down_proj.weight"][2, 3] = float("nan")
+
+
+@pytest.mark.parametrize(("damage", "said"), [(lose, "no tensor"), (shrink, "don't fit config"), (spoil, "holds NaN")])
+def test_names_the_tensor_that_is_wrong(tmp_path: Path, damage: Any, said: str) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "mistral", **SMALL)
+    weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    damage(weights, config)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"{said}.*|.*mlp\.\w+_proj") as caught:
+        convert(folder, tmp_path / "out", ConvertConfig(method="traced"))
+    assert "_proj" in str(caught.value)
+    assert "\n" not in str(caught.value)

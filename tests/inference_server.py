@@ -1,0 +1,168 @@
+"""A real gRPC server that speaks Triton's protocol and answers generation requests as a test tells it to."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from deploykit.client.messages import elements
+
+Answer = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
+"""From a ModelInferRequest to the responses of its stream."""
+
+
+def piece(text: str, reason: str = "None", *, tokens: int = 1, prompt: int = 3) -> Any:
+    """A response with one piece of text, as Triton's vLLM backend writes it."""
+    response = service_pb2.ModelInferResponse(model_name="writer")
+    for name, datatype, raw in (
+        ("text_output", "BYTES", _bytes(text)),
+        ("finish_reason", "BYTES", _bytes(reason)),
+        ("num_input_tokens", "UINT32", prompt.to_bytes(4, "little")),
+        ("num_output_tokens", "UINT32", tokens.to_bytes(4, "little")),
+    ):
+        response.outputs.add(name=name, datatype=datatype, shape=[1])
+        response.raw_output_contents.append(raw)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def error(message: str) -> Any:
+    """What Triton sends in a stream for an error: its text, without a code."""
+    return service_pb2.ModelStreamInferResponse(error_message=message)
+
+
+def _bytes(text: str) -> bytes:
+    return len(text.encode()).to_bytes(4, "little") + text.encode()
+
+
+def inputs(request: Any) -> dict[str, Any]:
+    """The tensors of a request as Python values."""
+    values: dict[str, Any] = {}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        values[tensor.name] = bool(raw[0]) if tensor.datatype == "BOOL" else next(iter(elements(raw))).decode()
+    return values
+
+
+@dataclass
+class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # generated without types
+    """The part of Triton's service that the client calls."""
+
+    answer: Answer = lambda request, context: iter([piece("a"), piece("b", "length")])
+    models: list[tuple[str, str, str]] = field(default_factory=lambda: [("writer", "1", "READY")])
+    requests: list[Any] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
+    """Seconds that each request had left when it came."""
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Set when a request was cancelled or its deadline passed."""
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - the protocol's name
+        for request in requests:
+            self.requests.append(request)
+            self.deadlines.append(context.time_remaining())
+            ended = threading.Event()
+            context.add_callback(lambda ended=ended: None if ended.is_set() else self.gone.set())
+            yield from self.answer(request, context)
+            ended.set()
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        response = service_pb2.RepositoryIndexResponse()
+        for name, version, state in self.models:
+            response.models.add(name=name, version=version, state=state, reason="" if state == "READY" else "unloaded")
+        return response
+
+    def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        return service_pb2.ServerReadyResponse(ready=all(state == "READY" for _, _, state in self.models))
+
+    def sampling(self) -> dict[str, Any]:
+        """The sampling parameters of the last request."""
+        return dict(json.loads(inputs(self.requests[-1]).get("sampling_parameters", "{}")))
+
+
+@dataclass
+class Running:
+    """A server and where it listens."""
+
+    service: Service
+    port: int
+    server: Any
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+def run(service: Service, port: int = 0) -> Running:
+    """Start a server; port 0 takes a free one."""
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.http2.max_ping_strikes", 0)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return Running(service, bound, server)
+
+
+class Wire:
+    """A TCP relay between a client and a server that can fall silent without closing, as a dead network does."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._silent = threading.Event()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def fall_silent(self) -> None:
+        self._silent.set()
+
+    def cut(self) -> None:
+        for end in self._open:
+            end.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            self._open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._relay, args=(source, sink), daemon=True).start()
+
+    def _relay(self, source: socket.socket, sink: socket.socket) -> None:
+        source.settimeout(0.05)
+        while True:
+            try:
+                data = source.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not data:
+                sink.close()
+                return
+            if not self._silent.is_set():
+                try:
+                    sink.sendall(data)
+                except OSError:
+                    return
+
+
+def trickle(request: Any, context: Any) -> Iterator[Any]:
+    """Tokens without end, until the caller is gone."""
+    while context.is_active():
+        yield piece("x")
+        time.sleep(0.01)

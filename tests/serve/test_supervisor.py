@@ -1,0 +1,169 @@
+"""What the supervisor does about a process that dies, falls silent or never comes up."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from deploykit.config import ServeConfig
+from deploykit.errors import ServeError
+from deploykit.serve import supervisor
+from deploykit.serve.heartbeat import Beat, State
+from deploykit.serve.supervisor import Supervisor
+
+CONFIG = ServeConfig(startup_timeout=1, heartbeat_timeout=1, exit_timeout=1)
+NOBODY = 2**22 + 1
+"""A process number beyond the largest that Linux gives out."""
+
+
+class Scripted:
+    """A process that behaves as told."""
+
+    def __init__(self, *, ready: bool = True, pid: int | None = None, beating: bool = True) -> None:
+        self.ended: int | None = None
+        self.ready, self.pid, self.beating = ready, pid or os.getpid(), beating
+        self.open_requests = 0
+        self.calls: list[str] = []
+        self._born = time.monotonic()
+
+    def status(self) -> int | None:
+        return self.ended
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def terminate(self) -> None:
+        self.calls.append("terminate")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+        self.ended = -9
+
+    def reason(self) -> str:
+        return "out of luck"
+
+    def log_tail(self) -> str:
+        return "first\nout of luck\n"
+
+    def beats(self) -> Mapping[str, Beat]:
+        when = time.monotonic() if self.beating else self._born
+        return {"m": Beat(state=State.SERVING, pid=self.pid, time=when, open_requests=self.open_requests)}
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Supervisor]]:
+    made: list[Supervisor] = []
+
+    def make(*processes: Scripted) -> Supervisor:
+        left = list(processes)
+        made.append(Supervisor(lambda: left.pop(0) if len(left) > 1 else left[0], CONFIG))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop(hurry=True)
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_server_that_ends_while_starting_fails_with_its_log(watch: Callable[..., Supervisor]) -> None:
+    process = Scripted(ready=False)
+    process.ended = 1
+    with pytest.raises(ServeError, match=r"can't be started: out of luck \(exit status 1\)") as caught:
+        watch(process).start()
+    assert "first\nout of luck" in caught.value.__notes__[0]
+    assert process.calls == ["kill"]
+
+
+def test_a_server_that_never_gets_ready_fails_in_time(watch: Callable[..., Supervisor]) -> None:
+    with pytest.raises(ServeError, match="not ready after 1 s"):
+        watch(Scripted(ready=False)).start()
+
+
+@pytest.mark.parametrize("fault", ["gone", "silent", "ended", "deaf"])
+def test_a_fault_is_followed_by_a_restart(fault: str, watch: Callable[..., Supervisor]) -> None:
+    first, second = Scripted(), Scripted()
+    running = watch(first, second)
+    running.start()
+    assert (running.live(), running.ready()) == (None, None)
+    match fault:
+        case "gone":
+            first.pid = NOBODY
+        case "silent":
+            first.beating = False
+        case "ended":
+            first.ended = 0
+        case "deaf":
+            first.ready = False
+    until(lambda: running.restarts == 1 and running.ready() is None)
+    assert first.calls == ["kill"]
+    assert second.calls == []
+
+
+def test_a_dead_backend_turns_readiness_red_but_not_liveness(watch: Callable[..., Supervisor]) -> None:
+    first, second = Scripted(), Scripted(ready=False)
+    running = watch(first, second)
+    running.start()
+    first.pid = NOBODY
+    assert running.ready() in ("the backend of model 'm' has died", "restarting")
+    assert running.live() is None
+    second.ready = True
+    until(lambda: running.ready() is None)
+
+
+def test_what_keeps_dying_is_given_up(watch: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "MAX_PAUSE", 0.01)
+    first, others = Scripted(), Scripted(ready=False)
+    running = watch(first, others)
+    running.start()
+    others.ended = 1
+    first.pid = NOBODY
+    with pytest.raises(ServeError, match="died 5 times in a row, given up; the last time: out of luck"):
+        running.wait()
+    assert running.restarts == supervisor.MAX_DEATHS - 1
+    assert running.live() == "ended"
+
+
+def test_the_end_waits_for_open_requests_and_no_longer(
+    watch: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "DRAINED", 0.3)
+    process = Scripted()
+    process.open_requests = 1
+    running = watch(process)
+    running.start()
+    running.request_stop()
+    until(lambda: process.calls == ["terminate"])
+    assert running.ready() == "stopping"
+    time.sleep(0.5)
+    assert process.calls == ["terminate"]
+    process.open_requests = 0
+    running.wait()
+    assert process.calls == ["terminate", "kill"]
+
+
+def test_a_hurry_does_not_wait(watch: Callable[..., Supervisor]) -> None:
+    process = Scripted()
+    process.open_requests = 1
+    running = watch(process)
+    running.start()
+    running.stop(hurry=True)
+    assert process.calls == ["terminate", "kill"]
+
+
+def test_a_stop_while_starting_ends_the_start(watch: Callable[..., Supervisor]) -> None:
+    process = Scripted(ready=False)
+    running = watch(process)
+    timer = threading.Timer(0.2, running.request_stop)
+    timer.start()
+    running.start()
+    timer.join()
+    assert process.calls == ["kill"]
+    assert running.ready() == "ended"
