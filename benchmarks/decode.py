@@ -95,9 +95,8 @@ def compare(artifact: Artifact, rounds: int) -> dict[str, dict[str, float]]:
     figures = {way: {n: round(statistics.median(rates), 1) for n, rates in by.items()} for way, by in seen.items()}
     for n in ("1", "8"):
         ratio = figures["triton"][n] / figures["in-process"][n]
-        print(
-            f"{n} streams: in-process {figures['in-process'][n]} tokens/s, Triton {figures['triton'][n]} = {ratio:.2f} ×"
-        )
+        ours, served = figures["in-process"][n], figures["triton"][n]
+        print(f"{n} streams: in-process {ours} tokens/s, Triton {served} = {ratio:.2f} ×")
     return figures
 
 

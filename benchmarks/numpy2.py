@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from peers import environment
 from results import keep
@@ -38,7 +39,7 @@ def main() -> None:
     keep("numpy2", {"numpy": [ours["numpy"], theirs["numpy"]], "tokens": sum(map(len, ours["answers"])), "equal": True})
 
 
-def ask(python: Path, model: Path) -> dict[str, object]:
+def ask(python: Path, model: Path) -> dict[str, Any]:
     """Return what the script printed under another interpreter."""
     run = subprocess.run(
         [python, "-c", SCRIPT, model],

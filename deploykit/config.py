@@ -183,10 +183,11 @@ class TrainConfig:
     """Peak of the schedule (linear warm-up, then cosine)."""
     weight_decay: float = 0.05
     seconds: float = 120.0
-    """Training time; the schedule ends with it. `max_steps` ends it sooner."""
+    """Training time; the schedule ends with it."""
     max_steps: int | None = None
-    """Steps to train, for a run that must not depend on the machine's speed; time rules where None."""
+    """Steps to train instead of `seconds`, for a run that must not depend on the machine's speed."""
     seed: int = 0
+    """Of the first weights and of the order of the text."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -201,6 +202,9 @@ class TrainConfig:
         _at_least("vocab_size", self.vocab_size, 260, "entries (256 bytes and the specials)")
         _at_least("sequence_length", self.sequence_length, 2, "tokens")
         _at_least("seconds", self.seconds, 1, "s")
+        _at_least("weight_decay", self.weight_decay, 0)
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate must be more than 0, got {self.learning_rate}")
         if self.max_steps is not None:
             _at_least("max_steps", self.max_steps, 1)
         if self.hidden_size % self.num_heads or self.num_heads % self.num_key_value_heads:

@@ -33,9 +33,13 @@ class _Failure(click.ClickException):
     def __init__(self, error: DeploykitError) -> None:
         super().__init__(" ".join(str(error).split()))
         self.exit_code = error.exit_code
+        # What a server wrote before it ended, if anything: below the one line, not in it.
+        self._notes = getattr(error, "__notes__", [])
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's signature
         click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", err=True)
+        for note in self._notes:
+            click.echo(click.style(note, dim=True), err=True)
 
 
 class _Commands(click.Group):

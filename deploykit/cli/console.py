@@ -130,12 +130,14 @@ def quality_rows(artifact: Artifact) -> list[tuple[str, str]]:
 
 def _parity_note(found: Mapping[str, Any]) -> str:
     worst = max(case["max_abs_error"] for case in found["cases"].values())
-    return f"max |onnx - {found['reference']}| = {worst:.1e}, allowed {found['allowed']:.1e}, in {len(found['cases'])} cases"
+    against, cases = found["reference"], len(found["cases"])
+    return f"max |onnx - {against}| = {worst:.1e}, allowed {found['allowed']:.1e}, in {cases} cases"
 
 
 def _quality_note(found: Mapping[str, Any]) -> str:
     judged = "" if found["trained"] else "; not judged: random weights"
     return (
-        f"perplexity {found['perplexity']:.2f} against {found['perplexity_fp32']:.2f} ({found['perplexity_loss']:+.2%}), "
+        f"perplexity {found['perplexity']:.2f} against {found['perplexity_fp32']:.2f} "
+        f"({found['perplexity_loss']:+.2%}), "
         f"KL {found['kl']:.1e}, same top-1 {found['top1_agreement']:.1%}{judged}"
     )

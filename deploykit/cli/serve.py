@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploykit.cli import console, options
 from deploykit.config import ServeConfig
+
+if TYPE_CHECKING:
+    from deploykit.serve import LocalServer
 
 
 @click.command()
@@ -56,30 +59,28 @@ def serve(artifact: Path, as_json: bool, **settings: Any) -> None:
 
     with console.progress() as progress:
         progress("start Triton", 0, 0)
-        server = start(artifact, config)
+        server = start(artifact, config, signals=True)
         progress("start Triton", 1, 1)
     with server:
         if as_json:
-            console.print_json(
-                {
-                    "http": server.http_url,
-                    "grpc": server.grpc_url,
-                    "metrics": server.metrics_url,
-                    "health": server.health_url,
-                    "models": server.models,
-                }
-            )
+            console.print_json(_addresses(server) | {"models": server.models})
         else:
             _welcome(server)
         server.wait()
 
 
-def _welcome(server: Any) -> None:
-    model = server.models[0]
+def _addresses(server: "LocalServer") -> dict[str, str]:
+    return {
+        "http": server.http_url,
+        "grpc": server.grpc_url,
+        "metrics": server.metrics_url,
+        "health": server.health_url,
+    }
+
+
+def _welcome(server: "LocalServer") -> None:
+    for name, value in (_addresses(server) | {"models": ", ".join(server.models)}).items():
+        click.echo(f"{name:<8} {value}")
     body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
-    click.echo(
-        f"HTTP     {server.http_url}\ngRPC     {server.grpc_url}\nmetrics  {server.metrics_url}\nhealth   {server.health_url}"
-    )
-    click.echo(f"models   {', '.join(server.models)}\n")
-    click.echo(f"  curl -N {server.http_url}/v2/models/{model}/generate_stream -d '{body}'\n")
+    click.echo(f"\n  curl -N {server.http_url}/v2/models/{server.models[0]}/generate_stream -d '{body}'\n")
     click.echo("Ctrl-C stops it.")

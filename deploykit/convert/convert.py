@@ -102,8 +102,9 @@ def _trace(source: Checkpoint, config: ConvertConfig, progress: Progress) -> tup
 
 def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
     """Write the graph and its weights, telling how many megabytes are done."""
-    streamed = [value.const_value for value in model.graph.initializers.values()]
-    tensors = [tensor for tensor in streamed if isinstance(tensor, StreamedTensor)]
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    # Smaller ones lie in the graph file.
+    tensors = [t for t in weights if isinstance(t, StreamedTensor) and t.nbytes >= graph.INLINE_BYTES]
     total, done = sum(tensor.nbytes for tensor in tensors) / 1e6, 0.0
 
     def written(size: int) -> None:

@@ -67,10 +67,24 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
 
 
 def _explained(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:300]
+    reason = _mismatch(checkpoint) or " ".join(str(error).split())[:300]
     if isinstance(error, (ImportError, NotImplementedError)):
         return UnsupportedModelError(f"{checkpoint.folder}: {checkpoint.config.model_type} can't be run here: {reason}")
     return CheckpointError(f"{checkpoint.folder}: the weights don't fit config.json: {reason}")
+
+
+def _mismatch(checkpoint: Checkpoint) -> str | None:
+    """Return the first tensor whose shape is not the model's, which transformers only says in a log."""
+    try:
+        with quiet(), torch.device("meta"):
+            wanted = AutoModelForCausalLM.from_config(checkpoint.config).state_dict()
+    except Exception:  # it can't even be made without weights: then the first failure says it all
+        return None
+    for name, tensor in wanted.items():
+        stored = checkpoint.weights.tensors.get(name)
+        if stored is not None and stored.shape != tuple(tensor.shape):
+            return f"tensor {name!r} has the shape {list(stored.shape)}, not {list(tensor.shape)}"
+    return None
 
 
 def _check_finite(model: Any) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deploykit.engine.decoder import Decoder
 from deploykit.engine.request import FinishReason, Request
+from deploykit.engine.sampling import Choice
 from deploykit.engine.scheduler import Batch, Job, Scheduler
 from deploykit.errors import EngineError
 
@@ -116,7 +117,7 @@ class Loop:
         try:
             while not self._closing:
                 self._on_beat()
-                self._step()
+                self._turn()
         except Exception as error:
             failure = f"the engine stopped after a failure ({type(error).__name__}); start it again"
             _log.exception("the engine stops")
@@ -126,19 +127,24 @@ class Loop:
         for request in left:
             self._end(request, "error" if failure else "cancelled", failure)
 
-    def _step(self) -> None:
-        """Run one batch; each row that is through its prompt gets a token."""
+    def _turn(self) -> None:
+        """Schedule → run → sample → emit."""
         self._drop_cancelled()
         batch = self._schedule()
-        if batch is None:
-            return
+        if batch is not None:
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
+        """Run a batch; each row that is through its prompt gets a token."""
         try:
             logits = self._decoder.run(batch)
         except Exception as error:
-            self._fail(batch, error)
+            self._step_apart(batch, error)
             return
         for request, row in zip(self._advance(batch), logits, strict=False):
-            self._emit(request, row)
+            choice = self._sample(request, row)
+            if choice is not None:
+                self._emit(request, choice)
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:
@@ -161,13 +167,16 @@ class Loop:
             ready = self._scheduler.advance(batch)
             return [self._requests[job] for job in ready]
 
-    def _emit(self, request: Request, logits: NDArray[np.float32]) -> None:
-        """Choose a request's next token from its logits [V] and tell of it; what fails here ends this request alone."""
+    def _sample(self, request: Request, logits: NDArray[np.float32]) -> Choice | None:
+        """Return a request's next token from its logits [V], or None where they are unusable: the request then ends."""
         try:
-            choice = request.sampler.choose(logits)
+            return request.sampler.choose(logits)
         except FloatingPointError as error:
-            self._end(request, "error", f"{error}; check it with deploykit validate")
-            return
+            self._end(request, "error", f"{error}; check the model with deploykit validate")
+            return None
+
+    def _emit(self, request: Request, choice: Choice) -> None:
+        """Give a request its next token."""
         request.job.tokens.append(choice.token)
         self._generated_tokens += 1
         try:
@@ -177,11 +186,15 @@ class Loop:
         if request.finished:
             self._release(request)
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        """End the requests of a batch that the model couldn't run; the others go on."""
-        _log.error("the model failed on %d rows: %s", len(batch.jobs), error)
-        for job in batch.jobs:
-            self._end(self._requests[job], "error", f"the model failed on this request ({type(error).__name__})")
+    def _step_apart(self, batch: Batch, error: Exception) -> None:
+        """Run the rows of a failed batch one by one, so that only those fail that can't run alone either."""
+        if len(batch.jobs) > 1:
+            for job in batch.jobs:
+                assert job.row is not None
+                self._step(Batch(first_row=job.row, jobs=(job,), new=batch.new))
+            return
+        _log.error("the model failed on a request: %s", error)
+        self._end(self._requests[batch.jobs[0]], "error", f"the model failed on it ({type(error).__name__})")
 
     def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
         self._release(request)

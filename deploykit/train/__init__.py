@@ -53,8 +53,8 @@ def train(
     Args:
         data: folder with `train.txt` and `val.txt`, UTF-8; a document ends where the text says `<eos>`.
         out: the checkpoint's folder; it appears in one rename, once it is whole.
-        config: the model's size and how long to train it; `TrainConfig()` where None. With `max_steps`, the same seed on the same machine gives
-            the same weights, bit for bit.
+        config: the model's size and how long to train it; `TrainConfig()` where None. With `max_steps`, the same seed
+            on the same machine gives the same weights, bit for bit.
         overwrite: whether a checkpoint of ours at `out` may be replaced.
         progress: told of each stage; the training itself is reported in seconds (in steps with `max_steps`).
 

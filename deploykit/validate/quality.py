@@ -20,8 +20,9 @@ WINDOW_LOGITS: Final = 1 << 24
 TRAINED: Final = 0.25
 """Share of the vocabulary's size below which perplexity shows that the model knows something.
 
-Untrained weights give the vocabulary's size (a uniform guess) or, the more their logits vary, far more; how often
-each token occurs, the first thing training teaches, brings it below a tenth of that on prose.
+Untrained weights give the vocabulary's size (a uniform guess) or, the more their logits vary, far more. How often each
+token occurs, the first thing training teaches, brings it to about a third for a vocabulary of 2048 (0.31 measured on
+this prose after 81 steps) and lower for larger ones: below a quarter a model has learnt more than that.
 """
 _CHUNK: Final = 1 << 20
 """Logits worked on at once: 4 MiB an array."""

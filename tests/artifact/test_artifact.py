@@ -57,15 +57,19 @@ def test_finished_folder_is_as_readable_as_any_other(tmp_path: Path) -> None:
 
 
 def test_leaves_nothing_behind_when_the_stage_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), draft(tmp_path / "a") as new:
-        new.file("onnx/model.onnx").write_bytes(b"half")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with draft(tmp_path / "a") as new:
+            new.file("onnx/model.onnx").write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert leftovers(tmp_path) == []
 
 
 def test_refuses_an_output_that_exists(tmp_path: Path) -> None:
     write(tmp_path / "a", b"old")
-    with pytest.raises(OutputError, match="exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
         write(tmp_path / "a", b"new")
     assert Artifact.open(tmp_path / "a").graph().read_bytes() == b"old"
 

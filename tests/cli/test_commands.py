@@ -32,7 +32,7 @@ def test_every_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
     assert done.stdout.startswith(f"Usage: deploykit {verb}")
     for parameter in commands.commands[verb].params:
         if parameter.param_type_name == "option":
-            assert parameter.help, f"{verb} {parameter.name}"  # type: ignore[attr-defined]
+            assert parameter.help, f"{verb} {parameter.name}"
 
 
 def one_line_error(done: subprocess.CompletedProcess[str], status: int) -> str:

@@ -25,6 +25,9 @@ def folder(tmp_path: Path, tiny_llama: Path) -> Path:
     return Path(shutil.copytree(tiny_llama, tmp_path / "checkpoint"))
 
 
+EMBEDDING, OUT = "model.embed_tokens.weight", "model.layers.1.self_attn.o_proj.weight"
+
+
 def edit(file: Path, **fields: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
@@ -73,7 +76,11 @@ def only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-EMBEDDING, OUT = "model.embed_tokens.weight", "model.layers.1.self_attn.o_proj.weight"
+def rename_a_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["other"] = weights.pop(OUT)
+    save_file(weights, folder / "model.safetensors")
+
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, r"checkpoint: no such folder"),
@@ -86,7 +93,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"no model\.safetensors or .*index"),
     "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), r"0 bytes with a header of 0"),
     "only a pickle": (only_pickle, r"only a pickle \(pytorch_model\.bin\).*--allow-pickle"),
-    "a tensor is missing": (lambda f: change_names(f), rf"no tensor '{OUT}' among its 21"),
+    "a tensor is missing": (rename_a_tensor, rf"no tensor '{OUT}' among its 21"),
     "a tensor of another shape": (
         lambda f: change(f, OUT, lambda t: np.ascontiguousarray(t[:, :32])),
         rf"'{OUT}' has the shape \[64, 32\], but config\.json implies \[64, 64\]",
@@ -97,8 +104,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a shard is missing": (lose_a_shard, r"the shard b\.safetensors is missing"),
     "a shard outside": (lambda f: shard(f, {OUT: "../b.safetensors"}), r"shard '\.\./b\.safetensors'.*outside"),
     "an absolute shard": (lambda f: shard(f, {OUT: "/etc/passwd"}), r"shard '/etc/passwd'.*outside"),
-    "a shard without its tensor": (lambda f: shard(f, {EMBEDDING: "b.safetensors"}), r"says that b\.safetensors holds"),
-    "a tokenizer that doesn't fit": (add_token, r"ids up to 5000, but the embedding has only 318 rows"),
+    "a shard without its tensor": (
+        lambda f: shard(f, {"lm_head.weight": "b.safetensors"}),
+        r"says that b\.safetensors holds",
+    ),
+    "a tokenizer that doesn't fit": (add_token, r"ids up to 318, but the embedding has only 318 rows"),
     "a broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), r"can't be read as a tokenizer"),
     "an end id past the vocabulary": (
         lambda f: edit(f / "generation_config.json", eos_token_id=[1, 318]),
@@ -107,12 +117,6 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "sizes past all memory": (lambda f: edit(f / "config.json", hidden_size=2**40), r"implies \[318, 1099511627776\]"),
     "layers without end": (lambda f: edit(f / "config.json", num_hidden_layers=10**9), r"says 1000000000 layers"),
 }
-
-
-def change_names(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["other"] = weights.pop(OUT)
-    save_file(weights, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("damage", BAD)

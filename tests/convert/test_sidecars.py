@@ -88,8 +88,7 @@ def test_converts_an_older_tokenizer(folder: Path, tiny_gpt2: Path, tmp_path: Pa
     old = Path(shutil.copytree(tiny_gpt2, tmp_path / "old"))
     bpe = json.loads((old / "tokenizer.json").read_text())["model"]
     (old / "tokenizer.json").unlink()
-    vocabulary = {token: number for token, number in bpe["vocab"].items()}
-    (old / "vocab.json").write_text(json.dumps(vocabulary))
+    (old / "vocab.json").write_text(json.dumps(bpe["vocab"]))
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in bpe["merges"]]
     (old / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     names = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<s>"}

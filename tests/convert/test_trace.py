@@ -57,7 +57,6 @@ def test_traced_equals_pytorch(tmp_path: Path, model_type: str, capfd: pytest.Ca
 
 def test_traced_graph_holds_no_notes_of_the_exporter(trio: Any) -> None:
     model = ir.load(trio.traced.file)
-    assert b"/" not in trio.traced.file.read_bytes().replace(b"node_", b"")[:0]
     assert not any(node.metadata_props or node.doc_string for node in model.graph)
     assert b".py" not in trio.traced.file.read_bytes()
     for value, tensor in zip(model.graph.outputs, trio.traced.spec.outputs(), strict=True):
@@ -87,14 +86,14 @@ def spoil(weights: dict[str, Any], config: dict[str, Any]) -> None:
     weights["model.layers.1.mlp.down_proj.weight"][2, 3] = float("nan")
 
 
-@pytest.mark.parametrize(("damage", "said"), [(lose, "no tensor"), (shrink, "don't fit config"), (spoil, "holds NaN")])
+@pytest.mark.parametrize(("damage", "said"), [(lose, "no tensor"), (shrink, "has the shape"), (spoil, "holds NaN")])
 def test_names_the_tensor_that_is_wrong(tmp_path: Path, damage: Any, said: str) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint", "mistral", **SMALL)
     weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
     damage(weights, config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=rf"{said}.*|.*mlp\.\w+_proj") as caught:
+    with pytest.raises(CheckpointError, match=said) as caught:
         convert(folder, tmp_path / "out", ConvertConfig(method="traced"))
     assert "_proj" in str(caught.value)
     assert "\n" not in str(caught.value)

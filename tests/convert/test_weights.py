@@ -55,7 +55,7 @@ def test_converts_the_same_model_from_any_form(tmp_path: Path, tiny_gpt2: Path, 
     save_file({name: tensor.float() for name, tensor in weights.items()}, plain / "model.safetensors")
     if form in ("pickle", "bfloat16", "float16"):
         save = torch.save if form == "pickle" else save_file
-        save(weights, folder / ("pytorch_model.bin" if form == "pickle" else "model.safetensors"))  # type: ignore[operator]
+        save(weights, folder / ("pytorch_model.bin" if form == "pickle" else "model.safetensors"))
     else:
         _save_shards(folder, weights, pickled=form == "pickle shards")
     graphs = [
@@ -71,7 +71,7 @@ def _save_shards(folder: Path, weights: dict[str, torch.Tensor], *, pickled: boo
     index = {}
     for number, (name, tensor) in enumerate(weights.items()):
         file = f"{base}-{number:05}.{suffix}"
-        (torch.save if pickled else save_file)({name: tensor}, folder / file)  # type: ignore[operator]
+        (torch.save if pickled else save_file)({name: tensor}, folder / file)
         index[name] = file
     (folder / f"{base}.{suffix}.index.json").write_text(json.dumps({"weight_map": index}))
 

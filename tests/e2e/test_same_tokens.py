@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ PROMPTS = [
     "x",
     "if name is None:\n        raise ValueError(",
 ]
+SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "seed": 7}
 PARAMS = SamplingParams(max_tokens=LENGTH, ignore_eos=True)
 
 
@@ -95,13 +97,13 @@ def test_triton_with_eight_ragged_requests_writes_pytorchs_text(checkpoint: Path
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "seed": 7}])
+@pytest.mark.parametrize("sampling", [{}, SAMPLING])
 def test_int8_through_triton_equals_int8_in_process(
-    small: Artifact, server: LocalServer, sampling: dict[str, float]
+    small: Artifact, server: LocalServer, sampling: dict[str, Any]
 ) -> None:
     params = SamplingParams.from_mapping({"max_tokens": LENGTH, **sampling})
     with Client(server.grpc_url, model="small") as client, ThreadPoolExecutor(len(PROMPTS)) as pool:
-        served = list(pool.map(lambda p: client.generate(p, max_tokens=LENGTH, **sampling).text, PROMPTS))  # type: ignore[arg-type]
+        served = list(pool.map(lambda p: client.generate(p, max_tokens=LENGTH, **sampling).text, PROMPTS))
     with Engine.open(small.path) as engine:
         assert served == [engine.generate(prompt, params).text for prompt in PROMPTS]
 

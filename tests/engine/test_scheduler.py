@@ -73,9 +73,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=1000, deadline=None)
 @given(rows=st.integers(1, 4), queue=st.integers(1, 5), chunk=st.integers(1, 5), actions=ACTIONS)
-def test_no_token_is_lost_doubled_or_crossed(
-    rows: int, queue: int, chunk: int, actions: list[tuple[str, int]]
-) -> None:
+def test_no_token_is_lost_doubled_or_crossed(rows: int, queue: int, chunk: int, actions: list[tuple[str, int]]) -> None:
     world = World(Scheduler(max_rows=rows, max_queue=queue, chunk=chunk))
     names = iter(range(1, 1000))
     for action, number in actions:
