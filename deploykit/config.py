@@ -169,10 +169,15 @@ class TrainConfig:
     vocab_size: int = 2048
     """Entries of the byte-level BPE vocabulary, specials included."""
     hidden_size: int = 192
+    """Width of the model."""
     num_layers: int = 4
+    """Decoder layers."""
     num_heads: int = 6
+    """Attention heads."""
     num_key_value_heads: int = 2
+    """Heads that keys and values have; attention heads share them."""
     intermediate_size: int = 512
+    """Width of the feed-forward layers."""
     max_context: int = 512
     """Longest sequence the model is made for, in tokens."""
     sequence_length: int = 256
@@ -182,6 +187,7 @@ class TrainConfig:
     learning_rate: float = 3e-3
     """Peak of the schedule (linear warm-up, then cosine)."""
     weight_decay: float = 0.05
+    """AdamW's, on matrices."""
     seconds: float = 120.0
     """Training time; the schedule ends with it."""
     max_steps: int | None = None

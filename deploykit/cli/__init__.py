@@ -22,7 +22,7 @@ from deploykit.errors import DeploykitError
 
 EPILOG = """\b
 Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or quality · 5 artifact ·
-6 output · 7 package missing · 8 server · 9 generation request · 10 client · 130 Ctrl-C · 1 anything else."""
+6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data · 130 Ctrl-C · 1 anything else."""
 
 
 class _Failure(click.ClickException):

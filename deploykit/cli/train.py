@@ -1,6 +1,10 @@
 """`deploykit train`."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,29 @@ from deploykit.config import TrainConfig
 
 
 def _hyperparameters(function: Any) -> Any:
-    """Add an option for each field of the training configuration."""
+    """Add an option for each field of the training configuration, explained by the field's own docstring."""
+    explained = _field_docstrings(TrainConfig)
     for field in reversed(dataclasses.fields(TrainConfig)):
-        kind = int if "int" in str(field.type) else float
         function = click.option(
             f"--{field.name.replace('_', '-')}",
-            type=kind,
+            type=int if "int" in str(field.type) else float,
             default=field.default,
             show_default=field.default is not None,
+            help=explained.get(field.name),
         )(function)
     return function
+
+
+def _field_docstrings(config: type) -> dict[str, str]:
+    """Return the string under each field of a dataclass, which Python itself throws away."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, text in itertools.pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
+    return found
 
 
 @click.command()

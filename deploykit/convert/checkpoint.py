@@ -107,7 +107,7 @@ def _download(name: str, options: ConvertConfig) -> Path:
                 revision=options.revision,
                 cache_dir=options.cache_dir,
                 allow_patterns=patterns,
-                ignore_patterns=["*/*"],
+                ignore_patterns=["*/*", "consolidated*"],
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
@@ -173,6 +173,11 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
         raise UnsupportedModelError(
             f"{folder}: {(named or [config.model_type])[0]} is no causal language model; "
             "only those (…ForCausalLM, GPT2LMHeadModel and the like) can be converted so far"
+        )
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise UnsupportedModelError(
+            f"{folder}: {config.model_type} has no vocabulary of its own in config.json, as models for more than text "
+            "have none; only causal language models of text can be converted so far"
         )
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "unknown method")

@@ -84,8 +84,8 @@ def genai_config(config: Any, spec: DecoderSpec) -> dict[str, Any]:
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": VARIANT_FILES["fp32"],
                 "head_size": layer.key_dim,
-                "hidden_size": config.hidden_size,
-                "num_attention_heads": config.num_attention_heads,
+                "hidden_size": getattr(config, "hidden_size", None),
+                "num_attention_heads": getattr(config, "num_attention_heads", None),
                 "num_hidden_layers": len(spec.layers),
                 "num_key_value_heads": layer.heads,
                 "inputs": {

@@ -194,8 +194,8 @@ def _unsupported(source: Checkpoint, why: str) -> UnsupportedModelError:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of the failure that began it all."""
+    """Return the failure that began it all, as one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {' '.join(lines)[:300]}" if lines else type(error).__name__

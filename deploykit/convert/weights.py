@@ -90,7 +90,10 @@ def open_weights(folder: Path, *, allow_pickle: bool) -> Weights:
         return _open_shards(folder / f"{SINGLE}.index.json", _read_header)
     pickles = [name for name in (PICKLE, f"{PICKLE}.index.json") if (folder / name).is_file()]
     if not pickles:
-        raise CheckpointError(f"{folder}: no {SINGLE} or {SINGLE}.index.json in it; is the checkpoint complete?")
+        raise CheckpointError(
+            f"{folder}: no {SINGLE} or {SINGLE}.index.json in it; is the checkpoint complete? "
+            f"(of a hub id, {PICKLE} is only downloaded with --allow-pickle)"
+        )
     if not allow_pickle:
         raise CheckpointError(
             f"{folder}: only a pickle ({pickles[0]}), a format that can hide code; "

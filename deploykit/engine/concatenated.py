@@ -25,7 +25,10 @@ class _Block:
 
 
 class ConcatenatedDecoder:
-    """Rows in one tensor as long as they stay together; it is put together anew when one joins or leaves."""
+    """Rows in one tensor as long as they stay together; it is put together anew when one joins or leaves.
+
+    A row's padding can change then, so the graph must count positions over the mask's ones, as traced graphs do.
+    """
 
     def __init__(self, session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -> None:  # noqa: ARG002 -- grows as needed
         self._session = session

@@ -68,8 +68,8 @@ def external_places(graph: Path) -> Iterator[Place]:
     """
     with graph.open("rb") as file:
         try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory, memoryview(memory) as view:
-                yield from [_place(entries) for entries in _tensors(view, _MODEL, 0)]
+            memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            yield from [_place(entries) for entries in _tensors(memory, _MODEL, 0)]
         except (ValueError, IndexError) as error:
             raise ArtifactError(f"{graph.name} is not an ONNX file: {error}; export again") from None
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from deploykit.artifact import Draft
 from deploykit.config import TrainConfig
@@ -28,7 +29,14 @@ def write_checkpoint(
     result: Mapping[str, Any],
 ) -> None:
     """Fill `draft` with the model, its tokenizer and the training's log, and move it into place."""
-    model.save_pretrained(draft.path)
+    # Its bar would cut through the caller's own; a caller may have silenced it already.
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(draft.path)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     save_tokenizer(tokenizer, draft.path, max_context=config.max_context)
     training = {
         "config": dataclasses.asdict(config),

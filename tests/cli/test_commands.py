@@ -67,7 +67,7 @@ def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
         (["export", "nowhere", "-o", "out", "--block-size", "33"], 2, "block_size"),
         (["export", "nowhere", "-o", "out", "--atol", "nan"], 2, "atol"),
         (["quantize", "nowhere", "-o", "out"], 5, "not a deploykit artifact"),
-        (["train", "--data", "nowhere", "-o", "out"], 2, "nowhere"),
+        (["train", "--data", "nowhere", "-o", "out"], 11, "no such folder"),
     ],
 )
 def test_a_users_mistake_is_one_line(tmp_path: Path, arguments: list[str], status: int, said: str) -> None:

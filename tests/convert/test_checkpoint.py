@@ -135,6 +135,10 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "encoder-decoder": ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, r"encoder-decoder"),
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, r"no causal language model"),
     "encoder": ({"model_type": "vit", "architectures": ["ViTModel"]}, r"ViTModel is no causal language model"),
+    "multimodal": (
+        {"model_type": "gemma3", "architectures": None, "vocab_size": None},
+        r"gemma3 has no vocabulary of its own",
+    ),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, r"quantized already \(gptq\)"),
 }
 

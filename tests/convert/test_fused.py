@@ -1,5 +1,7 @@
 """Fused graphs: equal to PyTorch and to the traced graph in every way they are called."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,28 @@ def test_odd_shapes(tmp_path: Path, shape: str) -> None:
     run, reference = Decoder(artifact.graph(), artifact.manifest.decoder), torch_reference(checkpoint)
     for way in (prefill, left_padded, right_padded_in_place):
         way(run, reference)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rotary"),
+    [
+        ({"rope_theta": 5e5}, {"rope_type": "default", "rope_theta": 5e5}),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+        ),
+    ],
+)
+def test_reads_the_rotary_fields_of_older_checkpoints(
+    tmp_path: Path, fields: dict[str, Any], rotary: dict[str, Any]
+) -> None:
+    new = make_checkpoint(tmp_path / "new", "llama", rope_parameters=rotary)
+    old = Path(shutil.copytree(new, tmp_path / "old"))
+    config = json.loads((old / "config.json").read_text())
+    del config["rope_parameters"]
+    (old / "config.json").write_text(json.dumps(config | fields))
+    one, other = (convert(f, tmp_path / f"{f.name}.out").graph().with_name("model.onnx_data") for f in (new, old))
+    assert one.read_bytes() == other.read_bytes()
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
