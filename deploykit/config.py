@@ -182,9 +182,9 @@ class TrainConfig:
     """Longest sequence the model is made for, in tokens."""
     sequence_length: int = 256
     """Tokens in a training example."""
-    batch_size: int = 8
-    """Examples in a step."""
-    learning_rate: float = 3e-3
+    batch_size: int = 4
+    """Examples in a step. Few, since in minutes many steps are worth more than large ones."""
+    learning_rate: float = 2e-3
     """Peak of the schedule (linear warm-up, then cosine)."""
     weight_decay: float = 0.05
     """AdamW's, on matrices."""

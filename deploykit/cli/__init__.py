@@ -18,11 +18,28 @@ from deploykit.cli.quantize import quantize
 from deploykit.cli.serve import serve
 from deploykit.cli.train import train
 from deploykit.cli.validate import validate
-from deploykit.errors import DeploykitError
+from deploykit.errors import DeploykitError, MissingExtraError
 
 EPILOG = """\b
 Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or quality · 5 artifact ·
-6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data · 130 Ctrl-C · 1 anything else."""
+6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data ·
+130 Ctrl-C · 1 anything else."""
+
+
+EXTRAS = {"generate": "cpu,engine", "serve": "cpu,engine,local", "train": "train"}
+"""Extras that a verb needs, where it isn't those of the export."""
+EXTRA_PACKAGES = (
+    "huggingface_hub",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""What those extras bring, by the name it is imported by."""
 
 
 class _Failure(click.ClickException):
@@ -53,6 +70,13 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except DeploykitError as error:
             raise _Failure(error) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRA_PACKAGES:
+                raise
+            verb = ctx.invoked_subcommand or ""
+            extra = EXTRAS.get(verb, "cpu,export")
+            raise _Failure(MissingExtraError(package, extra=extra, needed_for=f"deploykit {verb}")) from error
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             raise click.exceptions.Exit(130) from None

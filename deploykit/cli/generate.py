@@ -18,14 +18,7 @@ from deploykit.cli import console, options
 @options.as_json
 def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_json: bool, **sampling: Any) -> None:
     """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process."""
-    from deploykit.errors import MissingExtraError
-
-    try:
-        from deploykit.engine import Engine, SamplingParams
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            error.name or "onnxruntime", extra="engine,cpu", needed_for="deploykit generate"
-        ) from None
+    from deploykit.engine import Engine, SamplingParams
 
     text = sys.stdin.read() if prompt == "-" else prompt
     given = {name: value for name, value in sampling.items() if value not in (None, ())}

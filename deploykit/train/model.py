@@ -18,6 +18,8 @@ def build_model(config: TrainConfig, *, vocab_size: int) -> LlamaForCausalLM:
             num_key_value_heads=config.num_key_value_heads,
             max_position_embeddings=config.max_context,
             tie_word_embeddings=True,
+            # A layer then gives out what it takes in, in scale; at this width the usual 0.02 makes for a slow start.
+            initializer_range=config.hidden_size**-0.5,
             bos_token_id=BOS,
             eos_token_id=EOS,
             pad_token_id=PAD,

@@ -76,3 +76,22 @@ def test_a_users_mistake_is_one_line(tmp_path: Path, arguments: list[str], statu
     )
     assert said in one_line_error(done, status)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("onnxscript", ["export", "nowhere", "-o", "out"], "cpu,export"),
+        ("onnx_ir", ["quantize", "nowhere", "-o", "out"], "cpu,export"),
+        ("torch", ["train", "--data", "nowhere", "-o", "out"], "train"),
+        ("onnxruntime", ["generate", "nowhere", "hi"], "cpu,engine"),
+        ("tokenizers", ["generate", "nowhere", "hi"], "cpu,engine"),
+    ],
+)
+def test_names_the_extra_to_install(missing: str, arguments: list[str], extra: str) -> None:
+    hidden = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments!r}"
+    code = f"{hidden}; from deploykit.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    message = one_line_error(done, 7)
+    assert missing in message
+    assert f"'deploykit[{extra}]'" in message
