@@ -30,8 +30,9 @@ help: ## list the targets
 demo: .venv/user ## train a small model, export it, and stream from a real Triton (about 4 minutes)
 	@exec $(BIN)/python examples/demo.py
 
+# Threads that wait without spinning: PyTorch, ONNX Runtime and Triton share the cores here, and spinning costs them tenfold.
 test: .venv/dev ## run the test suite
-	@$(BIN)/python -m pytest -m 'not slow'
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m 'not slow'
 
 check: .venv/dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

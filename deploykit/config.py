@@ -184,7 +184,7 @@ class TrainConfig:
     """Tokens in a training example."""
     batch_size: int = 4
     """Examples in a step. Few, since in minutes many steps are worth more than large ones."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """Peak of the schedule (linear warm-up, then cosine)."""
     weight_decay: float = 0.05
     """AdamW's, on matrices."""

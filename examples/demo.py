@@ -24,7 +24,7 @@ from deploykit.config import ServeConfig
 from deploykit.serve import serve
 
 NAME = "python-writer"
-PROMPT = "def "
+PROMPT = "class Parser:\n    def __init__(self"
 STREAMS = 8
 console = Console()
 
@@ -112,7 +112,7 @@ def measure(client: Client) -> Speed:
     alone = (tokens - 1) / (time.perf_counter() - asked - first)
 
     def one(number: int) -> int:
-        answer = client.generate(f"{PROMPT}f{number}", max_tokens=128, ignore_eos=True)
+        answer = client.generate(f"# {number}\n{PROMPT}", max_tokens=128, ignore_eos=True)
         return answer.num_output_tokens
 
     with ThreadPoolExecutor(STREAMS) as pool:

@@ -22,3 +22,14 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 checkpoint: 2 layers, 4 heads, 2 key/value heads, tied embeddings."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "qwen2", "qwen2")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--regen`, which writes golden files again."""
+    parser.addoption("--regen", action="store_true", help="write the golden files again")
+
+
+@pytest.fixture
+def regen(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written again."""
+    return bool(request.config.getoption("--regen"))

@@ -142,9 +142,11 @@ class TextStream:
     def _try_again(self) -> bool:
         """Wait a moment and start the call anew; return False where tries or time are used up."""
         wait = next(self._waits, None)
-        if wait is None or time.monotonic() + wait >= self._deadline or self._cancelled.wait(wait):
+        if wait is None or time.monotonic() + wait >= self._deadline:
             return False
-        self._open()
+        # A cancelled stream isn't asked for again: the next look at it says so.
+        if not self._cancelled.wait(wait):
+            self._open()
         return True
 
     def _fail(self, fault: ClientError) -> None:

@@ -120,7 +120,8 @@ class Loop:
                 self._turn()
         except Exception as error:
             failure = f"the engine stopped after a failure ({type(error).__name__}); start it again"
-            _log.exception("the engine stops")
+            # A traceback holds paths of this machine.
+            _log.critical("%s", failure, exc_info=_log.isEnabledFor(logging.DEBUG))
         with self._changed:
             self._stopped = failure or _CLOSED
             left = list(self._requests.values())

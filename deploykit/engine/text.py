@@ -1,6 +1,5 @@
 """Text to tokens and back: prompts encoded whole, answers decoded as they come."""
 
-import json
 import re
 from collections.abc import Sequence
 from numbers import Integral
@@ -32,7 +31,8 @@ class Codec:
         vocabulary = tokenizer.get_vocab()
         self.longest = max(map(len, vocabulary), default=1)
         """Characters of the longest token."""
-        falls_back = "ByteFallback" in json.dumps(json.loads(tokenizer.to_str()).get("decoder"))
+        # A decoder's pickled state is its part of tokenizer.json; nothing else tells what it is made of.
+        falls_back = tokenizer.decoder is not None and b"ByteFallback" in tokenizer.decoder.__getstate__()
         self.byte_tokens = frozenset(
             token for text, token in vocabulary.items() if falls_back and _BYTE_TOKEN.fullmatch(text)
         )
@@ -104,7 +104,8 @@ def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size:
 def _check_room(tokens: int, context: int, how_sure: str = "") -> None:
     if tokens >= context:
         raise RequestError(
-            f"the prompt has {how_sure}{tokens} tokens, but the context of {context} leaves room for {context - 1}; shorten it"
+            f"the prompt has {how_sure}{tokens} tokens, but the context of {context} leaves room for {context - 1}; "
+            "shorten it"
         )
 
 

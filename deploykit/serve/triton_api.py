@@ -48,7 +48,8 @@ class Sender:
 
     def fail(self, message: str, code: Code = Code.INTERNAL) -> None:
         """Send an error as the last response."""
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code.value))
+        # Triton drops the code of an error inside a gRPC stream, so its name comes first in the text as well.
+        error = pb_utils.TritonError(f"{code.name}: {message}", getattr(pb_utils.TritonError, code.value))
         self._sender.send(pb_utils.InferenceResponse(error=error), flags=_final())
 
     def close(self) -> None:

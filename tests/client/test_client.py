@@ -305,6 +305,18 @@ def test_cancel_wakes_the_reader(running: Running, client: Client) -> None:
     assert running.service.gone.wait(WAIT)
 
 
+def test_cancel_ends_the_wait_for_another_try(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploykit.client.stream.waits", lambda generator: iter([WAIT / 2]))
+    running.service.answer = aborting(grpc.StatusCode.UNAVAILABLE)
+    stream = client.generate("hi", stream=True)
+    threading.Timer(0.3, stream.cancel).start()
+    with pytest.raises(CancelledError):
+        next(stream)
+    assert len(running.service.requests) == 1
+
+
 def test_closing_the_client_cancels_its_streams(running: Running) -> None:
     running.service.answer = trickle
     client = Client(running.url)

@@ -26,8 +26,9 @@ TRAINING = TrainConfig(
     intermediate_size=320,
     max_context=256,
     sequence_length=128,
-    batch_size=8,
-    max_steps=400,
+    batch_size=4,
+    learning_rate=2e-3,
+    max_steps=700,
 )
 """Steps, not seconds: the same model on every machine. Enough of them that greedy text is neither noise nor a loop."""
 
@@ -67,6 +68,12 @@ def repository(exact: Artifact, small: Artifact) -> Path:
     for artifact in (exact, small):
         shutil.copytree(artifact.path / "model_repository", folder, dirs_exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ports() -> ServeConfig:
+    """Free ports, so that tests and whatever else listens here don't meet."""
+    return PORTS
 
 
 @pytest.fixture(scope="session")

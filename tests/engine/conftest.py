@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engines import SMALL
 
 from deploykit.artifact import Artifact
-from deploykit.config import ConvertConfig, EngineConfig
+from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 from deploykit.engine import Engine
-
-SMALL = EngineConfig(max_rows=8, prefill_chunk=5)
-"""Chunks shorter than the prompts, so that every test fills rows in pieces."""
 
 
 @pytest.fixture(scope="session")

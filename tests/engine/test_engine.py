@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines import SMALL, open_engine, together, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
-from deploykit.engine import Completion, Engine, SamplingParams
-from deploykit.engine.decoder import make_decoder
-from deploykit.engine.session import open_session
+from deploykit.engine import Engine, SamplingParams
 from deploykit.engine.text import Codec
 from deploykit.errors import ArtifactError, ConfigError, RequestError
 
@@ -59,47 +58,35 @@ def kind(request: pytest.FixtureRequest, tiny_llama: Path, tiny_gpt2: Path) -> I
         yield engine, checkpoint
 
 
-def open_engine(artifact: Artifact, config: EngineConfig = SMALL, **changes: object) -> Engine:
-    """Return an engine on an artifact whose contract is changed."""
-    spec = replace(artifact.manifest.decoder, **changes)  # type: ignore[arg-type]
-    capacity = config.max_context or spec.max_context
-    decoder = make_decoder(open_session(artifact), spec, rows=config.max_rows, capacity=capacity)
-    return Engine(decoder, spec, Codec.open(artifact.path / "tokenizer.json"), config)
-
-
-def tokens_of(answers: list[Completion]) -> list[tuple[int, ...]]:
-    return [answer.token_ids for answer in answers]
-
-
 def test_alone_and_together_it_writes_transformers_tokens(kind: tuple[Engine, Path]) -> None:
     engine, checkpoint = kind
     expected = [torch_answer(checkpoint, prompt) for prompt in PROMPTS]
     assert len({token for tokens, _ in expected for token in tokens}) >= 32, "an equality on a constant proves nothing"
     assert len({tokens for tokens, _ in expected}) == len(PROMPTS)
     alone = [engine.generate(prompt, GREEDY) for prompt in PROMPTS]
-    assert tokens_of(alone) == [tokens for tokens, _ in expected]
+    assert [answer.token_ids for answer in alone] == [tokens for tokens, _ in expected]
     for answer, (_, logprob) in zip(alone, expected, strict=True):
         assert answer.cumulative_logprob == pytest.approx(logprob, abs=1e-3)
     beside = together(engine, [(prompt, GREEDY) for prompt in PROMPTS])
-    assert tokens_of(beside) == tokens_of(alone)
-    assert [answer.text for answer in beside] == [answer.text for answer in alone]
+    assert [tokens_of(events) for events in beside] == [answer.token_ids for answer in alone]
+    assert ["".join(event.text for event in events) for events in beside] == [answer.text for answer in alone]
 
 
 def test_seeded_sampling_does_not_depend_on_neighbours(kind: tuple[Engine, Path]) -> None:
     engine, _ = kind
     requests = [(prompt, SEEDED if place % 2 else GREEDY) for place, prompt in enumerate(PROMPTS)]
-    alone = [engine.generate(*request) for request in requests]
-    assert tokens_of(together(engine, requests)) == tokens_of(alone)
-    assert tokens_of(together(engine, requests[::-1])) == tokens_of(alone)[::-1]
-    assert engine.generate(PROMPTS[1], SEEDED).token_ids != engine.generate(PROMPTS[1], GREEDY).token_ids
-    assert engine.generate(PROMPTS[1], replace(SEEDED, seed=12)).token_ids != alone[1].token_ids
+    alone = [engine.generate(*request).token_ids for request in requests]
+    assert [tokens_of(events) for events in together(engine, requests)] == alone
+    assert [tokens_of(events) for events in together(engine, requests[::-1])] == alone[::-1]
+    for other in (GREEDY, replace(SEEDED, seed=12)):
+        assert engine.generate(PROMPTS[1], other).token_ids != alone[1]
 
 
 def test_more_requests_than_rows_all_get_their_own_answer(llama: Artifact) -> None:
     requests = [(prompt, replace(SEEDED, seed=seed, max_tokens=5 + seed)) for seed in range(4) for prompt in PROMPTS]
     with Engine.open(llama.path, EngineConfig(max_rows=3, prefill_chunk=4)) as engine:
-        alone = [engine.generate(*request) for request in requests]
-        assert tokens_of(together(engine, requests)) == tokens_of(alone)
+        alone = [engine.generate(*request).token_ids for request in requests]
+        assert [tokens_of(events) for events in together(engine, requests)] == alone
         assert (engine.stats().running, engine.stats().waiting) == (0, 0)
 
 
@@ -120,7 +107,9 @@ def test_there_is_an_event_for_each_token(engine: Engine, llama: Artifact) -> No
     assert [event.num_output_tokens for event in events] == list(range(1, len(events) + 1))
     assert all(len(event.token_ids) == 1 for event in events)
     assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + [events[-1].finish_reason]
-    assert {event.num_input_tokens for event in events} == {len(Codec.open(llama.path / "tokenizer.json").encode("def "))}
+    assert {event.num_input_tokens for event in events} == {
+        len(Codec.open(llama.path / "tokenizer.json").encode("def "))
+    }
     logprobs = [event.cumulative_logprob for event in events]
     assert logprobs == sorted(logprobs, reverse=True)
 
@@ -193,4 +182,3 @@ print(sorted({"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "click",
     run = subprocess.run([sys.executable, "-c", script, llama.path], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
     assert run.stderr == ""
-

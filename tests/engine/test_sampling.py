@@ -56,10 +56,10 @@ def test_keeps_the_tokens_and_probabilities_that_transformers_keeps(
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-9)
 
 
-def test_looks_past_the_first_tokens_for_a_wide_nucleus() -> None:
-    """A flat distribution over 5,000 tokens: nine tenths of it are 4,500 tokens."""
-    tokens, _ = candidates(np.zeros(5000, np.float32), temperature=1, top_k=None, top_p=0.9)
-    assert len(tokens) == 4500
+@pytest.mark.parametrize(("top_p", "kept"), [(0.9, 4500), (0.0001, 1), (1e-9, 1), (1 - 1e-9, 5000)])
+def test_equal_tokens_enter_the_nucleus_in_the_order_of_their_ids(top_p: float, kept: int) -> None:
+    tokens, _ = candidates(np.zeros(5000, np.float32), temperature=1, top_k=None, top_p=top_p)
+    assert tokens.tolist() == list(range(kept))
 
 
 def test_greedy_takes_the_first_of_the_likeliest() -> None:

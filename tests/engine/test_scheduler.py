@@ -24,7 +24,7 @@ class World:
         batch = self.scheduler.schedule()
         if batch is None:
             return None
-        assert 0 <= batch.first_row
+        assert batch.first_row >= 0
         assert batch.first_row + len(batch.jobs) <= self.scheduler.rows
         assert batch.new == 1 or len(batch.jobs) == 1, "several new tokens only in a row of its own"
         for row, (job, ids) in enumerate(zip(batch.jobs, batch.ids, strict=True), batch.first_row):

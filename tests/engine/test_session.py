@@ -1,5 +1,6 @@
 """What keeps a session from being opened."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_names_a_tensor_that_breaks_the_contract(llama: Artifact) -> None:
     spec = llama.manifest.decoder
     with pytest.raises(ArtifactError, match=r"logits is tensor\(float\) .*, but the manifest says float32 .* 7\]"):
         open_session(with_spec(llama, vocab_size=7))
-    with pytest.raises(ArtifactError, match="has the tensors .*: not those of its manifest; export again"):
+    with pytest.raises(ArtifactError, match=r"has the tensors .*: not those of its manifest; export again"):
         open_session(with_spec(llama, layers=spec.layers[:1]))
     with pytest.raises(ArtifactError, match="not those of its manifest"):
         open_session(with_spec(llama, logits_to_keep=False))
@@ -71,5 +72,5 @@ def test_a_containers_quota_limits_the_threads(
     file = tmp_path / "cpu.max"
     file.write_text(quota)
     monkeypatch.setattr(session, "_QUOTA", file)
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     assert available_cores() == cores

@@ -1,0 +1,145 @@
+"""The client and a real Triton: bad requests, leaving early, and a backend that is killed."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from deploykit.artifact import Artifact
+from deploykit.client import Client, ClientError, DeadlineExceededError, InvalidRequestError, NotFoundError
+from deploykit.config import ServeConfig
+from deploykit.errors import ArtifactError
+from deploykit.serve import LocalServer, serve
+
+pytestmark = pytest.mark.triton
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Return whether `condition` became true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parameters", "said"),
+    [
+        ("", {}, "empty"),
+        ("word " * 400, {}, "256"),
+        ("x", {"max_tokens": 0}, "max_tokens"),
+        ("x", {"max_tokens": -1}, "max_tokens"),
+        ("x", {"max_tokens": 2**31}, "max_tokens"),
+        ("x", {"temperature": float("nan")}, "temperature"),
+        ("x", {"temperature": -0.1}, "temperature"),
+        ("x", {"top_p": 1.5}, "top_p"),
+        ("x", {"stop": [""]}, "stop"),
+        ("\ud800", {}, "surrogate"),
+    ],
+)
+def test_a_bad_request_is_one_clear_line(
+    server: LocalServer, prompt: str, parameters: dict[str, Any], said: str
+) -> None:
+    with Client(server.grpc_url, model="exact") as client:
+        with pytest.raises(InvalidRequestError) as caught:
+            client.generate(prompt, **parameters)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert client.generate("x", max_tokens=1).num_output_tokens == 1
+
+
+def raw_request(server: LocalServer, **tensors: Any) -> str:
+    """Send tensors as they are, and return the error."""
+    errors: list[object] = []
+    with InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(lambda result, error: errors.append(error))
+        inputs = []
+        for name, value in tensors.items():
+            array = np.asarray(value)
+            kind = {"O": "BYTES", "i": "INT32", "f": "FP32"}[array.dtype.kind]
+            inputs.append(InferInput(name, array.shape, kind))
+            inputs[-1].set_data_from_numpy(array)
+        client.async_stream_infer("exact", inputs)
+        assert until(lambda: bool(errors), 10)
+        client.stop_stream()
+    return str(errors[0])
+
+
+def text(*values: bytes) -> Any:
+    return np.array(values, dtype=np.object_)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"text_input": text(b"\xff\xfe")}, "UTF-8"),
+        ({"text_input": np.array([1], np.int32)}, "text_input"),
+        ({"text_input": text(b"x"), "max_tokens": np.array([1.0], np.float32)}, "max_tokens"),
+        ({"text_input": text(b"x"), "sampling_parameters": text(b'{"beam_width": 4}')}, "beam_width"),
+        ({"text_input": text(b"x"), "sampling_parameters": text(b"[")}, "sampling_parameters"),
+        ({"text_input": text(b"x"), "colour": text(b"red")}, "colour"),
+    ],
+)
+def test_tensors_that_no_client_of_ours_sends(server: LocalServer, tensors: dict[str, Any], said: str) -> None:
+    assert said in raw_request(server, **tensors)
+
+
+def test_an_unknown_model_is_not_found_and_the_known_are_named(server: LocalServer) -> None:
+    with Client(server.grpc_url, model="nobody") as client, pytest.raises(NotFoundError, match="nobody"):
+        client.generate("x")
+    with Client(server.grpc_url) as client, pytest.raises(NotFoundError, match=r"exact.*small"):
+        client.generate("x")
+
+
+def test_leaving_the_loop_frees_the_row(server: LocalServer) -> None:
+    with Client(server.grpc_url, model="exact") as client:
+        for chunk in client.generate("def ", stream=True, max_tokens=10_000, ignore_eos=True):
+            if chunk.num_output_tokens >= 3:
+                assert server.beats()["exact"].open_requests == 1
+                break
+        assert until(lambda: server.beats()["exact"].open_requests == 0, 5)
+
+
+def test_a_deadline_ends_the_call_and_the_request(server: LocalServer) -> None:
+    with Client(server.grpc_url, model="exact") as client:
+        with pytest.raises(DeadlineExceededError):
+            client.generate("def ", max_tokens=10_000, ignore_eos=True, timeout=0.05)
+        assert until(lambda: server.beats()["exact"].open_requests == 0, 5)
+
+
+def test_a_killed_backend_is_heard_of_and_serves_again(exact: Artifact, ports: ServeConfig) -> None:
+    with serve(exact.path, ports) as server, Client(server.grpc_url) as client:
+        stream = client.generate("def ", stream=True, max_tokens=10_000, ignore_eos=True, timeout=60)
+        next(stream)
+        os.kill(server.beats()["exact"].pid, signal.SIGKILL)
+        with pytest.raises(ClientError) as caught:
+            list(stream)
+        assert not isinstance(caught.value, DeadlineExceededError)
+
+        def answers() -> bool:
+            try:
+                return client.generate("def ", max_tokens=4).num_output_tokens == 4
+            except ClientError:
+                return False
+
+        assert until(answers, 30)
+        assert server.restarts == 1
+
+
+def test_a_flipped_byte_keeps_the_server_from_starting(exact: Artifact, ports: ServeConfig, tmp_path: Path) -> None:
+    shutil.copytree(exact.path, tmp_path / "artifact")
+    graph = next((tmp_path / "artifact").rglob("model_repository/**/model.onnx"))
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        serve(tmp_path / "artifact", ports)
