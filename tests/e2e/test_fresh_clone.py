@@ -20,21 +20,19 @@ FREE_PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--
 @pytest.fixture(scope="module")
 def serving() -> Iterator[dict[str, str]]:
     """`deploykit serve model_repository`, started and ended as a user does."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deploykit", "serve", str(REPOSITORY), *FREE_PORTS, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line == "}\n":
-            break
-    yield json.loads("".join(lines))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    process.stdout.close()
+    command = [sys.executable, "-m", "deploykit", "serve", str(REPOSITORY), *FREE_PORTS, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line == "}\n":
+                break
+        try:
+            yield json.loads("".join(lines))
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 @pytest.mark.triton
