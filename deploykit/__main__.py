@@ -1,5 +1,5 @@
 """`python -m deploykit`: the command line where its script is not on the path."""
 
-from deploykit.cli import main
+from deploykit.cli.main import main
 
 main()

@@ -18,8 +18,8 @@ from deploykit.engine.decoder import make_decoder
 from deploykit.engine.session import open_session
 from deploykit.engine.text import Codec
 
-SMALL = EngineConfig(max_rows=8, prefill_chunk=5)
-"""Chunks shorter than most prompts, so that rows are filled in pieces."""
+SMALL = EngineConfig(max_rows=8, prefill_chunk=5, threads=1)
+"""Chunks shorter than most prompts, so that rows are filled in pieces; a model this small is slower on more threads."""
 
 Ask = tuple[str | Sequence[int], SamplingParams]
 
@@ -28,7 +28,10 @@ def open_engine(artifact: Artifact, config: EngineConfig = SMALL, **contract: An
     """Return an engine on an artifact with some fields of its contract changed."""
     spec = replace(artifact.manifest.decoder, **contract)
     decoder = make_decoder(
-        open_session(artifact), spec, rows=config.max_rows, capacity=config.max_context or spec.max_context
+        open_session(artifact, threads=config.threads),
+        spec,
+        rows=config.max_rows,
+        capacity=config.max_context or spec.max_context,
     )
     return Engine(decoder, spec, Codec.open(artifact.path / "tokenizer.json"), config)
 

@@ -11,7 +11,7 @@ from checkpoints import make_checkpoint
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
-from deploykit.cli import commands
+from deploykit.cli.main import commands
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> Result:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.cli import commands
+from deploykit.cli.main import commands
 
 VERBS = ["export", "serve", "generate", "train", "convert", "optimize", "quantize", "validate", "package"]
 
@@ -90,7 +90,7 @@ def test_a_users_mistake_is_one_line(tmp_path: Path, arguments: list[str], statu
 )
 def test_names_the_extra_to_install(missing: str, arguments: list[str], extra: str) -> None:
     hidden = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments!r}"
-    code = f"{hidden}; from deploykit.cli import main; main()"
+    code = f"{hidden}; from deploykit.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     message = one_line_error(done, 7)
     assert missing in message

@@ -18,7 +18,7 @@ def loaded(statement: str) -> set[str]:
     ("statement", "allowed"),
     [
         ("import deploykit", set()),
-        ("import deploykit.cli", set()),
+        ("import deploykit.cli.main", set()),
         ("import deploykit.artifact, deploykit.config, deploykit.spec, deploykit.errors, deploykit.progress", set()),
         ("import deploykit.client", {"tritonclient"}),
         ("import deploykit.engine", {"onnxruntime", "tokenizers"}),

@@ -4,12 +4,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from engines import SMALL
 
 from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 from deploykit.engine import Engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep PyTorch to one thread: on models this small its threads wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

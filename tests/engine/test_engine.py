@@ -84,7 +84,7 @@ def test_seeded_sampling_does_not_depend_on_neighbours(kind: tuple[Engine, Path]
 
 def test_more_requests_than_rows_all_get_their_own_answer(llama: Artifact) -> None:
     requests = [(prompt, replace(SEEDED, seed=seed, max_tokens=5 + seed)) for seed in range(4) for prompt in PROMPTS]
-    with Engine.open(llama.path, EngineConfig(max_rows=3, prefill_chunk=4)) as engine:
+    with Engine.open(llama.path, EngineConfig(max_rows=3, prefill_chunk=4, threads=1)) as engine:
         alone = [engine.generate(*request).token_ids for request in requests]
         assert [tokens_of(events) for events in together(engine, requests)] == alone
         assert (engine.stats().running, engine.stats().waiting) == (0, 0)

@@ -60,7 +60,7 @@ def test_leaving_a_stream_early_cancels_it(engine: Engine) -> None:
 
 
 def test_a_full_queue_refuses_at_once_and_what_waits_can_leave_unrun(llama: Artifact) -> None:
-    with Engine.open(llama.path, EngineConfig(max_rows=1, max_queue=1)) as engine:
+    with Engine.open(llama.path, EngineConfig(max_rows=1, max_queue=1, threads=1)) as engine:
         go_on = threading.Event()
         events: SimpleQueue[Event] = SimpleQueue()
         engine.submit("x", replace(LONG, max_tokens=2), on_event=each(lambda _: go_on.wait(30)))
@@ -125,7 +125,7 @@ def test_a_listener_that_fails_ends_its_own_request(engine: Engine, caplog: pyte
 
 
 def test_closing_cancels_what_is_open(llama: Artifact) -> None:
-    engine = Engine.open(llama.path, EngineConfig(max_rows=1))
+    engine = Engine.open(llama.path, EngineConfig(max_rows=1, threads=1))
     running, waiting = SimpleQueue[Event](), SimpleQueue[Event]()
     engine.submit("x", LONG, on_event=each(running.put, lambda _: until(lambda: not engine.alive)))
     engine.submit("y", LONG, on_event=waiting.put)
@@ -170,7 +170,7 @@ def test_a_failure_of_the_loop_ends_every_request_and_says_so(
         if broken.is_set():
             raise OSError("the heartbeat's file is gone")
 
-    engine = Engine.open(llama.path, EngineConfig(max_rows=1), on_beat=beat)
+    engine = Engine.open(llama.path, EngineConfig(max_rows=1, threads=1), on_beat=beat)
     events: list[SimpleQueue[Event]] = [SimpleQueue(), SimpleQueue()]
     both_are_here = threading.Event()
     engine.submit("x", LONG, on_event=each(events[0].put, lambda _: both_are_here.wait(30), lambda _: broken.set()))
@@ -198,7 +198,7 @@ def test_a_crowd_that_comes_and_goes_gets_the_tokens_of_each_alone(llama: Artifa
         for _ in range(100)
     ]
     patience = [dice.randrange(1, 10) if dice.random() < 0.2 else 100 for _ in asks]
-    with Engine.open(llama.path, EngineConfig(max_rows=5, prefill_chunk=4)) as engine:
+    with Engine.open(llama.path, EngineConfig(max_rows=5, prefill_chunk=4, threads=1)) as engine:
         alone = [engine.generate(*ask).token_ids for ask in asks]
         answers: dict[int, tuple[int, ...]] = {}
 
