@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-from deploykit.convert import gpt2, llama
+import deploykit.convert.gpt2 as gpt2
+import deploykit.convert.llama as llama
 from deploykit.convert.builder import Graph
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.spec import DecoderSpec, LayerCache

@@ -4,7 +4,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from deploykit.convert import blocks
+import deploykit.convert.blocks as blocks
 from deploykit.convert.blocks import Positions
 from deploykit.convert.builder import Graph
 from deploykit.convert.weights import Weights

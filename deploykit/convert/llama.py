@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from deploykit.convert import blocks
+import deploykit.convert.blocks as blocks
 from deploykit.convert.blocks import Positions, Rotary
 from deploykit.convert.builder import Graph
 from deploykit.convert.weights import FloatArray, Weights

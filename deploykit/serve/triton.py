@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import deploykit.serve.leash as leash
 from deploykit.config import ServeConfig
-from deploykit.serve import leash
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, Beat, read_beat
 from deploykit.serve.install import Install
 from deploykit.serve.repository import Repository
