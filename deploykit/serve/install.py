@@ -49,8 +49,6 @@ class Install:
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(folder for folder in folders if folder)
             # The stub finds Python, and with it the packages, as the first `python3` in PATH.
             environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
-        # Loading `model.py` must not leave files in a repository that may be read-only or someone's golden copy.
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         return environment
 
     def check(self) -> None:

@@ -87,7 +87,11 @@ def test_a_request_that_the_model_fails_on_fails_alone(how: str, cache: str, gpt
         (victim, place, token)
         for victim, tokens in enumerate(alone)
         for place, token in enumerate(tokens[:-1])
-        if place > 5 and token not in others and all(token not in alone[i] for i in range(len(alone)) if i != victim)
+        # Not the first row: ending that one would be right by chance.
+        if victim > 0
+        and place > 5
+        and token not in others
+        and all(token not in alone[i] for i in range(len(alone)) if i != victim)
         if token not in tokens[:place]
     )
     with open_engine(poisoned(gpt2, tmp_path / "poisoned", token, how), cache=cache) as engine:  # type: ignore[arg-type]
