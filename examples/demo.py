@@ -96,7 +96,7 @@ def stream(artifact: Path) -> Speed:
     with server, Client(server.grpc_url, model=NAME) as client:
         console.print(f"[green]ready[/] at {server.http_url} (HTTP) and {server.grpc_url} (gRPC)\n", highlight=False)
         console.print(PROMPT, end="", style="bold cyan", highlight=False)
-        for chunk in client.generate(PROMPT, stream=True, max_tokens=120, temperature=0.7, top_k=40, seed=1):
+        for chunk in client.generate(PROMPT, stream=True, max_tokens=100, temperature=0.6, top_k=20, seed=1):
             console.print(chunk.text, end="", markup=False, highlight=False, soft_wrap=True)
         console.print("\n")
         return measure(client)

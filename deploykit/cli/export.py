@@ -24,6 +24,7 @@ def export(
     overwrite: bool,
     precision: Any,
     block_size: int,
+    head_bits: Any,
     name: str | None,
     until: Any,
     as_json: bool,
@@ -31,7 +32,7 @@ def export(
 ) -> None:
     """Turn CHECKPOINT (a Hugging Face folder or hub id) into a tested, quantized model that Triton serves."""
     judging = {key: rest.pop(key) for key in ("atol", "max_kl", "max_perplexity_loss", "text")}
-    quantizing = QuantizeConfig(precision=precision, block_size=block_size)
+    quantizing = QuantizeConfig(precision=precision, block_size=block_size, head_bits=head_bits)
     validating, reading = ValidateConfig(**judging), ConvertConfig(**rest)
     from deploykit.artifact import check_target
 

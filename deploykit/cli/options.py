@@ -89,6 +89,13 @@ quantizing = _all(
         show_default=True,
         help="Weights that share a scale (int8, int4).",
     ),
+    click.option(
+        "--head-bits",
+        type=int,
+        default=QuantizeConfig.head_bits,
+        show_default=True,
+        help="Bits of the head and the embedding table in int4: 4 is smaller and faster, 8 better.",
+    ),
 )
 
 judging = _all(

@@ -58,4 +58,4 @@ def train(data: Path, output: Path, overwrite: bool, as_json: bool, **hyperparam
         console.print_json(dataclasses.asdict(result))
         return
     for name, value in dataclasses.asdict(result).items():
-        click.echo(f"{name:<16}  {f'{value:.4g}' if isinstance(value, float) else value}")
+        click.echo(f"{name.replace('_', ' '):<18} {f'{value:.4g}' if isinstance(value, float) else value}")

@@ -115,6 +115,7 @@ def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
     for tensor in tensors:
         tensor.on_write = written
     graph.save(model, sheet.file(VARIANT_FILES["fp32"]))
+    progress("writing weights", 1, 1)
 
 
 def _options(config: ConvertConfig) -> dict[str, Any]:

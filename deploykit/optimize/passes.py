@@ -116,6 +116,7 @@ def run_passes(
             reports = [_add(report, before[report.name], first=number == 0) for report in reports]
             if not any(report.changed for report in before.values()):
                 break
+    progress("optimize", len(passes), len(passes))
     return model, reports
 
 
@@ -123,7 +124,6 @@ def _shown(passes: dict[str, Pass], progress: Progress, number: int) -> Iterator
     for done, name in enumerate(passes):
         progress("optimize", done, len(passes), f"round {number + 1}: {name}")
         yield name
-    progress("optimize", len(passes), len(passes))
 
 
 def _run(model: ir.Model, name: str, passes: dict[str, Pass]) -> PassReport:

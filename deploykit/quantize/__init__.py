@@ -84,7 +84,8 @@ def _write(
         figures = quantize_activations(source, target, progress=progress)
     else:
         bits: Bits = 8 if precision == "int8" else 4
-        figures = quantize_weights(source, target, bits, config.block_size, progress=progress)
+        head_bits: Bits = 8 if precision == "int8" else config.head_bits
+        figures = quantize_weights(source, target, bits, config.block_size, head_bits=head_bits, progress=progress)
     if not figures["products"]:
         raise ArtifactError(
             f"{source}: no product with constant weights in it, so {precision} changes nothing; use none"
@@ -114,6 +115,8 @@ def _announce(artifact: Artifact, sheet: Draft, name: str) -> set[str]:
 
 
 def _options(config: QuantizeConfig) -> dict[str, Any]:
-    if config.precision in ("int8", "int4"):
+    if config.precision == "int8":
         return {"precision": config.precision, "block_size": config.block_size}
+    if config.precision == "int4":
+        return {"precision": config.precision, "block_size": config.block_size, "head_bits": config.head_bits}
     return {"precision": config.precision}

@@ -13,6 +13,7 @@ from deploykit import graph as graphs
 from deploykit.progress import Progress
 from deploykit.quantize.blocks import Bits, ByteArray, FloatArray, quantize_weight
 from deploykit.quantize.products import Product, find_embeddings, find_products, shape
+from deploykit.spec import LOGITS
 
 _DOMAIN: Final = "com.microsoft"
 _ACCURACY: Final = 4
@@ -29,6 +30,7 @@ class Packed:
     scales: ir.Value
     rows: int
     columns: int
+    bits: Bits
 
 
 @dataclass(kw_only=True)
@@ -36,7 +38,8 @@ class _Rewriter:
     """Replaces nodes of a graph one by one; a weight that several nodes use is packed once."""
 
     graph: ir.Graph
-    bits: Bits
+    bits_of: Callable[[str], Bits]
+    """How many bits a weight keeps, by name."""
     block: int
     quantized: Callable[[str, bool], Pair]
     """Packs a weight, by name and whether it is [N, K] already; remembers the latest only."""
@@ -48,10 +51,11 @@ class _Rewriter:
         if key not in self.packed:
             rows, columns = shape(weight) if transposed else shape(weight)[::-1]
             blocks, name = -(-columns // self.block), f"{key[0]}{'' if transposed else '.T'}"
-            size = self.block * self.bits // 8
-            data = self._lazy(f"{name}.q{self.bits}", ir.DataType.UINT8, (rows, blocks, size), 0, key)
+            bits = self.bits_of(key[0])
+            size = self.block * bits // 8
+            data = self._lazy(f"{name}.q{bits}", ir.DataType.UINT8, (rows, blocks, size), 0, key)
             scales = self._lazy(f"{name}.scales", ir.DataType.FLOAT, (rows, blocks), 1, key)
-            self.packed[key] = Packed(data=data, scales=scales, rows=rows, columns=columns)
+            self.packed[key] = Packed(data=data, scales=scales, rows=rows, columns=columns, bits=bits)
         return self.packed[key]
 
     def product(self, product: Product) -> None:
@@ -59,7 +63,7 @@ class _Rewriter:
         attributes = {
             "K": packed.columns,
             "N": packed.rows,
-            "bits": self.bits,
+            "bits": packed.bits,
             "block_size": self.block,
             "accuracy_level": _ACCURACY,
         }
@@ -80,10 +84,10 @@ class _Rewriter:
         assert table is not None
         packed = self.pack(table, transposed=True)
         # The same bytes as the product's, seen without the axis of blocks.
-        flat = (packed.rows, packed.columns * self.bits // 8)
+        flat = (packed.rows, packed.columns * packed.bits // 8)
         data = self._lazy(f"{packed.data.name}.rows", ir.DataType.UINT8, flat, 0, (str(table.name), True))
         self.twins[str(data.name)] = str(packed.data.name)
-        attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": self.block, "bits": self.bits}
+        attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": self.block, "bits": packed.bits}
         gather = ir.node(
             "GatherBlockQuantized",
             [data, node.inputs[1], packed.scales],
@@ -106,10 +110,13 @@ class _Rewriter:
         ir.convenience.replace_nodes_and_values(self.graph, old, [old], new, old.outputs, new[-1].outputs)
 
 
-def quantize_weights(source: Path, target: Path, bits: Bits, block: int, *, progress: Progress) -> dict[str, Any]:
+def quantize_weights(
+    source: Path, target: Path, bits: Bits, block: int, *, head_bits: Bits, progress: Progress
+) -> dict[str, Any]:
     """Write the graph in `source` to `target` with its weights in `bits` bits, and return what was done and left.
 
-    About the largest tensor is in memory at a time.
+    The weights that make the logits, and the embedding table, keep `head_bits`. About the largest tensor is in memory
+    at a time.
 
     Raises:
         ArtifactError: a weight holds NaN or Inf, or the file can't be read.
@@ -120,20 +127,26 @@ def quantize_weights(source: Path, target: Path, bits: Bits, block: int, *, prog
     embeddings = [node for node in find_embeddings(graph) if _divides(node, block)]
     weights = {str(name): value.const_value for name, value in graph.initializers.items()}
     done: set[str] = set()
-    total = len({(p.weight.name, p.transposed) for p in products} | {(e.inputs[0], True) for e in embeddings})
+    head = {str(p.weight.name) for p in products if p.node.outputs[0].name == LOGITS}
+    head |= {str(node.inputs[0].name) for node in embeddings if node.inputs[0] is not None}
+    tables = [node.inputs[0] for node in embeddings]
+    total = len({(p.weight.name, p.transposed) for p in products} | {(t.name, True) for t in tables if t is not None})
+
+    def bits_of(name: str) -> Bits:
+        return head_bits if name in head else bits
 
     @lru_cache(maxsize=1)
     def quantized(name: str, transposed: bool) -> Pair:
         tensor = weights[name]
         assert tensor is not None
-        pair = quantize_weight(tensor.numpy() if transposed else tensor.numpy().T, bits, block, name=name)
+        pair = quantize_weight(tensor.numpy() if transposed else tensor.numpy().T, bits_of(name), block, name=name)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()
         done.add(f"{name}{transposed}")
-        progress("quantize", len(done), max(total, len(done)), name)
+        progress("quantize", len(done), total + 1, name)
         return pair
 
-    rewriter = _Rewriter(graph=graph, bits=bits, block=block, quantized=quantized)
+    rewriter = _Rewriter(graph=graph, bits_of=bits_of, block=block, quantized=quantized)
     for product in products:
         rewriter.product(product)
     for node in embeddings:
@@ -143,6 +156,7 @@ def quantize_weights(source: Path, target: Path, bits: Bits, block: int, *, prog
     # An untied table has no product to share its bytes with.
     twins = {name: twin for name, twin in rewriter.twins.items() if twin in graph.initializers}
     graphs.save(model, target, same_bytes=twins)
+    progress("quantize", 1, 1)
     return {"products": len(products), "products_left": left, "embeddings": len(embeddings)}
 
 

@@ -46,6 +46,20 @@ def relative(one: Any, other: Any) -> float:
     return float(np.sqrt(np.square(one - other).mean() / np.square(other).mean()))
 
 
+@pytest.mark.parametrize(("precision", "head_bits", "expected"), [("int8", 4, 8), ("int4", 8, 8), ("int4", 4, 4)])
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_head_and_table_keep_the_bits_they_are_given(
+    kind: str, precision: Any, head_bits: Any, expected: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config = QuantizeConfig(precision=precision, head_bits=head_bits)
+    result = quantize(request.getfixturevalue(kind), tmp_path / "out", config)
+    nodes = list(graph.load(result.graph(precision)).graph)
+    ends = [n for n in nodes if n.outputs[0].name == "logits" or n.op_type == "GatherBlockQuantized"]
+    assert [node.attributes.get_int("bits") for node in ends] == [expected, expected]
+    inner = {n.attributes.get_int("bits") for n in nodes if n.op_type == "MatMulNBits" and n not in ends}
+    assert inner == {8 if precision == "int8" else 4}
+
+
 @pytest.mark.parametrize(("precision", "bits"), WEIGHT_ONLY)
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_every_product_and_the_table_are_quantized(
@@ -58,7 +72,7 @@ def test_every_product_and_the_table_are_quantized(
     assert (kinds.count("MatMulNBits"), kinds.count("MatMul")) == (products, 0)
     assert kinds.count("GatherBlockQuantized") == 1
     record = result.manifest.history[-1]
-    assert record.options == {"precision": precision, "block_size": 32}
+    assert record.options == {"precision": precision, "block_size": 32} | ({"head_bits": 8} if bits == 4 else {})
     assert (record.result["products"], record.result["embeddings"], record.result["products_left"]) == (products, 1, {})
     assert record.result["bytes_after"] < record.result["bytes_before"] / (2 if bits == 8 else 3)
     # A fraction of the weights' own error, which is 0.5 % and 7 % of a product with normal weights.
