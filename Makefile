@@ -32,7 +32,7 @@ demo: .venv/user ## train a small model, export it, and stream from a real Trito
 
 # Threads that wait without spinning: PyTorch, ONNX Runtime and Triton share the cores here, and spinning costs them tenfold.
 test: .venv/dev ## run the test suite
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m 'not slow'
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 check: .venv/dev ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
@@ -45,8 +45,8 @@ bench: .venv/dev ## measure us beside the peers (in environments of their own); 
 	@$(BIN)/python benchmarks/decode.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
-	@$(BIN)/python -m pytest -m slow
 	@$(BIN)/python benchmarks/numpy2.py
+	@$(BIN)/python benchmarks/client_only.py
 
 golden: .venv/dev ## write model_repository/ again
 	@$(BIN)/python examples/golden.py

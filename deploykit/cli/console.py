@@ -37,6 +37,18 @@ def progress() -> Iterator[Progress]:
         yield _Bars(bars)
 
 
+@contextmanager
+def spinner(what: str) -> Iterator[None]:
+    """Show on a terminal that something goes on, and nothing of it once it is over."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
 class _Bars:
     """Reports as rich progress bars, a bar for each piece of work."""
 

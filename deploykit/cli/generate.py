@@ -1,5 +1,6 @@
 """`deploykit generate`."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,15 @@ def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_js
     text = sys.stdin.read() if prompt == "-" else prompt
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
     params = SamplingParams.from_mapping(given | ({"stop": list(given["stop"])} if "stop" in given else {}))
-    with Engine.open(artifact, precision=precision) as engine:
-        if as_json or no_stream:
-            answer = engine.generate(text, params)
-            if as_json:
-                console.print_json(
-                    {
-                        "text": answer.text,
-                        "finish_reason": answer.finish_reason,
-                        "num_input_tokens": answer.num_input_tokens,
-                        "num_output_tokens": answer.num_output_tokens,
-                    }
-                )
-            else:
-                click.echo(answer.text)
-            return
-        for event in engine.stream(text, params):
-            click.echo(event.text, nl=False)
-            sys.stdout.flush()
-        click.echo()
+    with console.spinner("loading the model"):
+        engine = Engine.open(artifact, precision=precision)
+    with engine:
+        if as_json:
+            console.print_json(dataclasses.asdict(engine.generate(text, params)))
+        elif no_stream:
+            click.echo(engine.generate(text, params).text)
+        else:
+            for event in engine.stream(text, params):
+                click.echo(event.text, nl=False)
+                sys.stdout.flush()
+            click.echo()

@@ -45,14 +45,15 @@ def validate(
     from deploykit.artifact import Artifact
     from deploykit.validate import validate as run
 
-    source = Artifact.open(artifact)
-    truth = None
-    if reference is not None:
-        from deploykit.convert import torch_reference
-
-        truth = torch_reference(
-            reference, ConvertConfig(trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-        )
     with console.progress() as progress:
+        source = Artifact.open(artifact)
+        truth = None
+        if reference is not None:
+            progress("load the reference", 0, 0)
+            from deploykit.convert import torch_reference
+
+            reading = ConvertConfig(trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+            truth = torch_reference(reference, reading)
+            progress("load the reference", 1, 1)
         result = run(source, output, truth, config, overwrite=overwrite, progress=progress)
     console.print_artifact(result, json_wanted=as_json)
