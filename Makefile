@@ -1,7 +1,7 @@
 # Every job of this project; CI calls only these. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench prove docs golden clean
+.PHONY: help demo test check bench prove golden clean
 
 # The newest Python that everything the demo installs has wheels for.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
