@@ -115,7 +115,9 @@ def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
     for tensor in tensors:
         tensor.on_write = written
     graph.save(model, sheet.file(VARIANT_FILES["fp32"]))
-    progress("writing weights", 1, 1)
+    if tensors:
+        # The sum of the blocks may miss the total by a rounding.
+        progress("writing weights", total, total)
 
 
 def _options(config: ConvertConfig) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def quantize_weights(
     # An untied table has no product to share its bytes with.
     twins = {name: twin for name, twin in rewriter.twins.items() if twin in graph.initializers}
     graphs.save(model, target, same_bytes=twins)
-    progress("quantize", 1, 1)
+    progress("quantize", total + 1, total + 1)
     return {"products": len(products), "products_left": left, "embeddings": len(embeddings)}
 
 
