@@ -13,7 +13,7 @@ from deploykit.artifact import Artifact, check_target
 from deploykit.config import ConvertConfig, PackageConfig, Quantization, QuantizeConfig, Until, ValidateConfig
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
-from deploykit.errors import ConfigError, OutputError
+from deploykit.errors import ConfigError, DeploykitError, OutputError
 from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
@@ -107,5 +107,9 @@ def _workshop(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: can't be written: {error.strerror}; choose another -o") from error
     try:
         yield folder
+    except DeploykitError as error:
+        # A stage names the hidden folder it worked in; the user knows only the output.
+        error.args = (re.sub(rf"{re.escape(str(folder))}/\d+", lambda _: str(target), str(error)),)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

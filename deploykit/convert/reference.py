@@ -25,7 +25,14 @@ def torch_reference(checkpoint: str | Path, config: ConvertConfig) -> Callable[[
     """
     model = load_model(open_checkpoint(checkpoint, config), config)
 
+    vocabulary = model.get_input_embeddings().num_embeddings
+
     def logits(ids: IntArray) -> FloatArray:
+        if ids.max(initial=0) >= vocabulary:
+            raise CheckpointError(
+                f"{checkpoint}: its vocabulary has {vocabulary} entries, too few for token {ids.max()}; "
+                "compare with the checkpoint the artifact was made from"
+            )
         with torch.inference_mode():
             row = torch.from_numpy(np.ascontiguousarray(ids, np.int64))[None]
             return np.asarray(model(input_ids=row, use_cache=False).logits[0].float())

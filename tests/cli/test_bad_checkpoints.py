@@ -161,3 +161,25 @@ def test_stages_one_by_one_make_what_export_makes(tmp_path: Path) -> None:
         }
 
     assert graphs(tmp_path / "5") == graphs(tmp_path / "whole")
+
+
+def test_a_reference_of_another_vocabulary_is_named(tmp_path: Path, tiny_llama: Path) -> None:
+    other = make_checkpoint(tmp_path / "other", "gpt2", vocab_size=400)
+    (tmp_path / "other" / "tokenizer.json").unlink()
+    assert export(other, tmp_path / "out", "--until", "onnx").exit_code == 0
+    result = CliRunner().invoke(
+        commands, ["validate", str(tmp_path / "out"), "--reference", str(tiny_llama), "--atol", "1"]
+    )
+    assert result.exit_code in (3, 4)
+    assert "the checkpoint the artifact was made from" in result.stderr
+
+
+def test_errors_name_the_output_and_not_the_folder_a_stage_worked_in(tmp_path: Path, tiny_llama: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_llama, checkpoint)
+    for file in checkpoint.glob("tokenizer*"):
+        file.unlink()
+    result = export(checkpoint, tmp_path / "out")
+    assert result.exit_code != 0
+    assert f"{tmp_path / 'out'}: no tokenizer.json" in result.stderr
+    assert ".partial" not in result.stderr
