@@ -1,0 +1,26 @@
+"""A command that is stopped in the middle leaves nothing behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_export_leaves_nothing(tmp_path: Path, tiny_llama: Path, number: int, status: int) -> None:
+    out = tmp_path / "here" / "out"
+    command = [sys.executable, "-m", "deploykit", "export", str(tiny_llama), "-o", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob("here/.out.*.partial")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    assert list((tmp_path / "here").iterdir()) == []
