@@ -15,7 +15,10 @@ def keep(name: str, figures: dict[str, object]) -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     dirty = subprocess.run(
-        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
+        ["git", "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     where = {
         "commit": commit + ("+changes" if dirty else ""),
