@@ -100,13 +100,14 @@ def test_an_unknown_model_is_not_found_and_the_known_are_named(server: LocalServ
         client.generate("x")
 
 
-def test_leaving_the_loop_frees_the_row(server: LocalServer) -> None:
+def test_leaving_the_loop_ends_the_request(server: LocalServer) -> None:
+    """With a model this fast it may have ended by itself; tests/serve shows on a slow one that it is cancelled."""
     with Client(server.grpc_url, model="exact") as client:
         for chunk in client.generate("def ", stream=True, max_tokens=10_000, ignore_eos=True):
             if chunk.num_output_tokens >= 3:
-                assert server.beats()["exact"].open_requests == 1
                 break
         assert until(lambda: server.beats()["exact"].open_requests == 0, 5)
+        assert client.generate("def ", max_tokens=4, ignore_eos=True).num_output_tokens == 4
 
 
 def test_a_deadline_ends_the_call_and_the_request(server: LocalServer) -> None:
@@ -116,14 +117,18 @@ def test_a_deadline_ends_the_call_and_the_request(server: LocalServer) -> None:
         assert until(lambda: server.beats()["exact"].open_requests == 0, 5)
 
 
-def test_a_killed_backend_is_heard_of_and_serves_again(exact: Artifact, ports: ServeConfig) -> None:
+def test_a_killed_backend_serves_again(exact: Artifact, ports: ServeConfig) -> None:
+    """What callers hear meanwhile is shown on a slow model in tests/serve; here it is never a time-out."""
     with serve(exact.path, ports) as server, Client(server.grpc_url) as client:
         stream = client.generate("def ", stream=True, max_tokens=10_000, ignore_eos=True, timeout=60)
         next(stream)
         os.kill(server.beats()["exact"].pid, signal.SIGKILL)
-        with pytest.raises(ClientError) as caught:
+        heard: ClientError | None = None
+        try:
             list(stream)
-        assert not isinstance(caught.value, DeadlineExceededError)
+        except ClientError as error:
+            heard = error
+        assert not isinstance(heard, DeadlineExceededError)
 
         def answers() -> bool:
             try:
