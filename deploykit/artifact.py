@@ -171,6 +171,10 @@ class Artifact:
             )
         return self.path / name
 
+    def contract(self, precision: Precision | None = None) -> DecoderSpec:
+        """Return what the graph of a precision takes and gives (the served one where None)."""
+        return self.manifest.decoder.of(precision or self.manifest.served)
+
     def precisions(self) -> list[Precision]:
         """Return the precisions the artifact holds, fp32 first."""
         return [precision for precision, name in VARIANT_FILES.items() if name in self.manifest.files]

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from deploykit.errors import ConfigError
 
 Method = Literal["auto", "fused", "traced"]
-Quantization = Literal["none", "int8", "int4", "dynamic-int8"]
+Quantization = Literal["none", "fp16", "int8", "int4", "int4-fp16", "dynamic-int8", "auto"]
+Rounding = Literal["rtn", "hqq", "gptq"]
 Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -61,7 +62,17 @@ class QuantizeConfig:
 
     precision: Quantization = "int8"
     """`int8` and `int4` are weight-only; `dynamic-int8` quantizes activations too, per tensor, so that requests in one
-    batch can change each other's tokens."""
+    batch can change each other's tokens; `fp16` and `int4-fp16` are for a GPU; `auto` measures candidates on this
+    machine and takes the fastest within `max_quality_loss`."""
+    rounding: Rounding = "rtn"
+    """How int4 and int8 weights are rounded: to nearest, by half-quadratic scales and zero points (HQQ, needs no data),
+    or by GPTQ on calibration text."""
+    calibration: Path | None = None
+    """Text that GPTQ calibrates on; prose of the Python documentation where None."""
+    more_bits: tuple[str, ...] = ()
+    """Parts of the names of weights that keep 8 bits in int4, such as `layers.0` or `down_proj`."""
+    max_quality_loss: float = 0.01
+    """Largest relative growth of perplexity that `auto` accepts."""
     block_size: int = 32
     """Weights that share a scale, along the input axis (weight-only)."""
     head_bits: Literal[4, 8] = 8
@@ -70,6 +81,8 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         _choice("quantize", self.precision, Quantization)
+        _choice("rounding", self.rounding, Rounding)
+        _at_least("max_quality_loss", self.max_quality_loss, 0)
         if self.head_bits not in (4, 8):
             raise ConfigError(f"head_bits must be 4 or 8, got {self.head_bits}")
         if self.block_size not in (16, 32, 64, 128, 256):

@@ -10,8 +10,8 @@ The names are those that optimum, onnxruntime-genai and transformers.js already 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 from deploykit.errors import ArtifactError
 
@@ -28,15 +28,21 @@ LOGITS = "logits"
 
 TASK_GENERATION = "text-generation-with-past"
 
-Precision = Literal["fp32", "int8", "int4", "dynamic-int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "int4-fp16", "dynamic-int8"]
 
 VARIANT_FILES: Mapping[Precision, str] = {
     "fp32": "onnx/model.onnx",
+    "fp16": "onnx/model_fp16.onnx",
     "int8": "onnx/model_int8.onnx",
     "int4": "onnx/model_q4.onnx",
+    "int4-fp16": "onnx/model_q4f16.onnx",
     "dynamic-int8": "onnx/model_quantized.onnx",
 }
 """Graph file of each precision; its external data, if any, is the same name + `_data`."""
+
+HALF: frozenset[Precision] = frozenset({"fp16", "int4-fp16"})
+"""Precisions that compute and cache in fp16: files for a GPU. A fused one has no attention bias (ONNX Runtime's CUDA
+kernels refuse it, or lose their fastest path by it), so it takes padding on the right only."""
 
 CacheKind = Literal["shared", "concatenated"]
 """`shared`: past and present may be one buffer, longer than the past (GroupQueryAttention); rows of different lengths
@@ -73,9 +79,19 @@ class DecoderSpec:
     """Longest T the graph can run, in tokens."""
     logits_to_keep: bool
     """Whether the graph has the scalar input `num_logits_to_keep` (0 = all rows; its default is 1)."""
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    """Type of keys and values; logits are float32 whatever it is."""
+    padding: Literal["both", "right"] = "both"
+    """Sides on which rows may be padded."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
+
+    def of(self, precision: Precision) -> Self:
+        """Return the contract of this decoder's graph in another precision."""
+        if precision not in HALF:
+            return self
+        return replace(self, cache_dtype="float16", padding="right" if self.cache == "shared" else self.padding)
 
     def past(self) -> Iterator[TensorSpec]:
         """Yield the cache inputs in graph order: layer 0 key, layer 0 value, and so on."""
@@ -102,8 +118,9 @@ class DecoderSpec:
         return [logits, *self.present()]
 
     def cache_bytes_per_token(self) -> int:
-        """Return the cache's size for one token of one row, in bytes (fp32)."""
-        return sum(4 * layer.heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
+        """Return the cache's size for one token of one row, in bytes."""
+        size = {"float32": 4, "float16": 2}[self.cache_dtype]
+        return sum(size * layer.heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """Return the contract as plain JSON values."""
@@ -132,7 +149,7 @@ class DecoderSpec:
         for number, layer in enumerate(self.layers):
             for part, size in (("key", layer.key_dim), ("value", layer.value_dim)):
                 yield TensorSpec(
-                    name=f"{prefix}.{number}.{part}", dtype="float32", shape=(BATCH, layer.heads, axis, size)
+                    name=f"{prefix}.{number}.{part}", dtype=self.cache_dtype, shape=(BATCH, layer.heads, axis, size)
                 )
 
 

@@ -74,10 +74,10 @@ class ConcatenatedDecoder:
         tensors = tuple(_value(self._gathered(number, jobs, length)) for number in range(len(self._past)))
         return _Block(jobs, tensors, length)
 
-    def _gathered(self, number: int, jobs: tuple[Job, ...], length: int) -> FloatArray:
+    def _gathered(self, number: int, jobs: tuple[Job, ...], length: int) -> NDArray[Any]:
         """Return one past tensor of several jobs, [B, K, P, D], each on the right."""
         _, heads, _, size = self._past[number].shape
-        gathered = np.zeros((len(jobs), int(heads), length, int(size)), np.float32)
+        gathered = np.zeros((len(jobs), int(heads), length, int(size)), self._past[number].dtype)
         for row, job in enumerate(jobs):
             if job.cached:
                 block = self._blocks[job]

@@ -64,7 +64,7 @@ class Engine:
             ConfigError: it can't run as `config` says.
         """
         artifact = Artifact.open(path)
-        spec = artifact.manifest.decoder
+        spec = artifact.contract(precision)
         context = _context(spec, config)
         session = open_session(artifact, precision=precision, threads=config.threads)
         decoder = make_decoder(session, spec, rows=config.max_rows, capacity=context)

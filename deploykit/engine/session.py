@@ -38,7 +38,7 @@ def open_session(artifact: Artifact, *, precision: Precision | None = None, thre
     except Exception as error:  # ONNX Runtime's errors share no class of their own
         reason = str(error).replace(f"{graph.parent}{os.sep}", "").partition("\n")[0]
         raise ArtifactError(f"{graph.name}: ONNX Runtime can't load it: {reason}") from error
-    spec = artifact.manifest.decoder
+    spec = artifact.contract(precision)
     _check_contract(graph.name, spec.inputs(), [*session.get_inputs(), *session.get_overridable_initializers()])
     _check_contract(graph.name, spec.outputs(), session.get_outputs())
     return session

@@ -24,7 +24,7 @@ class SharedDecoder:
         self._session = session
         self._spec = spec
         self._pool = [
-            _zeros(rows, layer.heads, capacity, size)
+            _zeros(np.dtype(spec.cache_dtype), rows, layer.heads, capacity, size)
             for layer in spec.layers
             for size in (layer.key_dim, layer.value_dim)
         ]
@@ -81,12 +81,12 @@ def _place(array: NDArray[Any]) -> tuple[str, int, Any, tuple[int, ...], int]:
     return "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
 
 
-def _zeros(*shape: int) -> FloatArray:
+def _zeros(dtype: np.dtype[Any], *shape: int) -> NDArray[Any]:
     """Return zeros that cost memory only once they are written to.
 
     numpy's own would ask for huge pages, and then a row's first token brings in its neighbours' room as well.
     """
-    size = 4 * int(np.prod(shape))
+    size = dtype.itemsize * int(np.prod(shape))
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError):
@@ -94,4 +94,4 @@ def _zeros(*shape: int) -> FloatArray:
             f"no room for a cache of {shape[0]} rows of {shape[2]} tokens ({size:,} bytes a tensor); "
             "lower max_rows or max_context"
         ) from None
-    return np.frombuffer(memory, np.float32).reshape(shape)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -73,7 +73,7 @@ def check(
     parity = {"fp32": check_parity(fp32, rows, reference, config.atol, progress=progress)}
     for precision in artifact.precisions():
         if precision != "fp32":
-            other = Decoder(artifact.graph(precision), spec)
+            other = Decoder(artifact.graph(precision), artifact.contract(precision))
             parity[precision] = check_quality(precision, fp32, other, text, config, progress=progress)
     return parity
 

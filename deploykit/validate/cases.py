@@ -52,6 +52,8 @@ def row_lengths(max_context: int) -> tuple[int, tuple[int, ...]]:
 def cases_for(spec: DecoderSpec) -> dict[str, Case]:
     """Return the cases that a graph of this contract must pass, by name."""
     cases = dict(_ANY)
+    if spec.padding == "both":
+        cases.update(_LEFT)
     if spec.cache == "shared":
         cases.update(_SHARED)
     if spec.logits_to_keep:
@@ -135,7 +137,8 @@ def _chunk_in_place(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
 
 
 def _last_logits(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
-    for left in (True, False) if decoder.spec.cache == "shared" else (True,):
+    sides = [*([True] if decoder.spec.padding == "both" else []), *([False] if decoder.spec.cache == "shared" else [])]
+    for left in sides:
         logits = decoder.last_logits(*_pad(rows.ragged, left=left))
         for number, row in enumerate(rows.ragged):
             yield Seen(row=number + 1, start=len(row) - 1, logits=logits[number])
@@ -143,10 +146,12 @@ def _last_logits(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
 
 _ANY: Final[Mapping[str, Case]] = {
     FULL: _prefill,
-    "prefill, ragged, left-padded": _prefill_left_padded,
     "cached steps": _steps,
-    "cached steps, ragged, left-padded": _steps_left_padded,
     "chunk on a past": _chunk,
+}
+_LEFT: Final[Mapping[str, Case]] = {
+    "prefill, ragged, left-padded": _prefill_left_padded,
+    "cached steps, ragged, left-padded": _steps_left_padded,
 }
 _SHARED: Final[Mapping[str, Case]] = {
     "prefill, ragged, right-padded": _prefill_right_padded,

@@ -13,7 +13,7 @@ from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, De
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-Cache = list[FloatArray]
+Cache = list[NDArray[np.floating[Any]]]
 
 _ERRORS_ONLY: Final = 3  # OrtLoggingLevel; a graph input with a default is a warning, and meant
 
@@ -63,7 +63,7 @@ class Decoder:
     def empty_cache(self, rows: int, length: int = 0) -> Cache:
         """Return the cache of `rows` rows, zeros, [B, K, length, D] for each key and value."""
         sizes = [tensor.shape for tensor in self.spec.past()]
-        return [np.zeros((rows, int(heads), length, int(size)), np.float32) for _, heads, _, size in sizes]
+        return [np.zeros((rows, int(heads), length, int(size)), self.spec.cache_dtype) for _, heads, _, size in sizes]
 
     def run(self, ids: IntArray, mask: IntArray, past: Cache | None = None) -> tuple[FloatArray, Cache]:
         """Return logits of every new token, [B, S, V], and the cache that now holds them, [B, K, T, D] each.
@@ -85,7 +85,7 @@ class Decoder:
         feeds.update(zip((tensor.name for tensor in self.spec.past()), self.empty_cache(len(ids)), strict=True))
         return np.asarray(self._session.run([LOGITS], feeds)[0])
 
-    def run_in_place(self, ids: IntArray, mask: IntArray, cache: Sequence[FloatArray]) -> FloatArray:
+    def run_in_place(self, ids: IntArray, mask: IntArray, cache: Sequence[NDArray[np.floating[Any]]]) -> FloatArray:
         """Return logits of every new token, [B, S, V], and write keys and values into `cache`, [B, K, capacity, D]."""
         binding = self._session.io_binding()
         held = [np.ascontiguousarray(ids), np.ascontiguousarray(mask)]
@@ -95,7 +95,7 @@ class Decoder:
             # bind_cpu_input refuses an input that has a default.
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
         for past, present, buffer in zip(self.spec.past(), self.spec.present(), cache, strict=True):
-            place = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            place = ("cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
             binding.bind_input(past.name, *place)
             binding.bind_output(present.name, *place)
         binding.bind_output(LOGITS, "cpu")
