@@ -64,7 +64,12 @@ def save(model: ir.Model, file: Path, *, same_bytes: Mapping[str, str] | None = 
     with data.open("wb") as stream:
         for name, value in initializers.items():
             tensor = value.const_value
-            if name in twins or tensor is None or tensor.nbytes < INLINE_BYTES:
+            if name in twins or tensor is None:
+                continue
+            if tensor.nbytes < INLINE_BYTES:
+                if isinstance(tensor, ir.LazyTensor):
+                    # onnx-ir would wrap the error of a damaged weight in one of its own.
+                    value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
                 continue
             stream.write(b"\0" * (-stream.tell() % (_PAGE if tensor.nbytes >= _LARGE else 64)))
             start = stream.tell()

@@ -44,6 +44,10 @@ HALF: frozenset[Precision] = frozenset({"fp16", "int4-fp16"})
 """Precisions that compute and cache in fp16: files for a GPU. A fused one has no attention bias (ONNX Runtime's CUDA
 kernels refuse it, or lose their fastest path by it), so it takes padding on the right only."""
 
+EXACT_INT8 = "session.x64quantprecision"
+"""ONNX Runtime's session option for x64 processors without VNNI: the fast kernel there adds two products of uint8 and
+int8 in 16 bits, which overflows and doubles dynamic-int8's error; "1" takes the exact one. Others don't read it."""
+
 CacheKind = Literal["shared", "concatenated"]
 """`shared`: past and present may be one buffer, longer than the past (GroupQueryAttention); rows of different lengths
 lie side by side, padded on the right. `concatenated`: present is past + new, a new tensor; padded on the left."""

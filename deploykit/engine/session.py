@@ -10,7 +10,7 @@ import onnxruntime as ort
 from deploykit.artifact import Artifact
 from deploykit.engine.external import check_external_data
 from deploykit.errors import ArtifactError
-from deploykit.spec import Precision, TensorSpec, shape_text
+from deploykit.spec import EXACT_INT8, Precision, TensorSpec, shape_text
 
 _FATAL_ONLY: Final = 4  # OrtLoggingLevel: failures reach us as exceptions, which carry the same text
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -33,6 +33,7 @@ def open_session(artifact: Artifact, *, precision: Precision | None = None, thre
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry(EXACT_INT8, "1")
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no class of their own

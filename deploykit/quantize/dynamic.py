@@ -1,86 +1,214 @@
-"""dynamic-int8: weights per output channel, activations per tensor at run time, through ONNX Runtime's quantizer."""
+"""dynamic-int8: a scale for each output of a product, found now, and one for its input, found at run time.
 
-import tempfile
+A product `x @ W` becomes, in standard operators that every ONNX Runtime fuses into one kernel where it has one,
+
+    xq, x_scale, x_zero = DynamicQuantizeLinear(x)                shared by all products of x
+    y = Cast(MatMulInteger(xq, Wq, x_zero)) * (x_scale * W_scale)  + bias
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto
+from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from deploykit import graph as graphs
+from deploykit.errors import ArtifactError
 from deploykit.progress import Progress
-from deploykit.quantize.products import Product, find_products, shape
+from deploykit.quantize.products import Product, find_embeddings, find_products, shape
 
-_PREPARED: Final = ("onnx.quant.pre_process", "onnxruntime.quant")
-"""How ONNX Runtime marks a graph that needs no preparation (quant_utils.add_pre_process_metadata)."""
+FloatArray = NDArray[np.float32]
+Pair = tuple[NDArray[np.int8], FloatArray]
+
+_CHUNK: Final = 1 << 18
+"""Weights worked on at once: each array in between is 1 MiB and stays in a core's cache, however large the tensor."""
+_LEVELS: Final = 127
+"""The largest weight's level; -128 is left out, so that levels are symmetric."""
+_SMALLEST: Final = 1e-30
+"""Outputs whose weights are all smaller are zero: their scale would be subnormal."""
 
 
 def quantize_activations(source: Path, target: Path, *, progress: Progress) -> dict[str, Any]:
     """Write the graph in `source` to `target` with MatMulInteger for each product, and return what was done and left.
 
-    ONNX Runtime's quantizer holds the whole model in memory.
+    The embedding table is rounded as a head's weights are; where it is the head, both read one place in the file.
+    About the largest tensor is in memory at a time.
 
     Raises:
-        ArtifactError: the file can't be read.
+        ArtifactError: a weight holds NaN or Inf, or the file can't be read.
     """
-    progress("quantize", 0, 3, "prepare")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "quantized.onnx"
-        model = graphs.load(source)
-        products, left = find_products(model.graph)
-        for product in products:
-            _make_plain(model.graph, product)
-        RemoveUnusedNodesPass()(model)
-        model.metadata_props[_PREPARED[0]] = _PREPARED[1]
-        graphs.save(model, plain)
-        progress("quantize", 1, 3, "weights")
-        quantize_dynamic(
-            plain,
-            quantized,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            # Shape inference doesn't know com.microsoft's operators, so the quantizer must be told their type.
-            extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )
-        progress("quantize", 2, 3, "write")
-        result = ir.load(quantized)
-        del result.metadata_props[_PREPARED[0]]
-        graphs.save(result, target)
-        count = sum(1 for node in result.graph if node.op_type == "MatMulInteger")
-    progress("quantize", 3, 3)
-    left = left if count == len(products) else {**left, "refused by ONNX Runtime": len(products) - count}
-    return {"products": count, "products_left": left, "embeddings": 0}
+    model = graphs.load(source)
+    graph = model.graph
+    products, left = find_products(graph)
+    embeddings = find_embeddings(graph)
+    tables = {str(node.inputs[0].name) for node in embeddings if node.inputs[0] is not None}
+    weights = {str(name): value.const_value for name, value in graph.initializers.items()}
+    total = len({(p.weight.name, p.transposed) for p in products} | {(name, True) for name in tables})
+    done: set[tuple[str, bool]] = set()
+
+    @lru_cache(maxsize=1)
+    def quantized(name: str, transposed: bool) -> Pair:
+        tensor = weights[name]
+        assert tensor is not None
+        levels, scales = _by_row(tensor.numpy(), name) if transposed else _by_column(tensor.numpy(), name)
+        if transposed and name not in tables:
+            levels = np.ascontiguousarray(levels.T)
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        done.add((name, transposed))
+        progress("quantize", len(done), total + 1, name)
+        return levels, scales
+
+    rewriter = _Rewriter(graph=graph, tables=tables, quantized=quantized)
+    for product in products:
+        rewriter.product(product)
+    for node in embeddings:
+        rewriter.embedding(node)
+    RemoveUnusedNodesPass()(model)
+    graphs.save(model, target)
+    progress("quantize", total + 1, total + 1)
+    return {"products": len(products), "products_left": left, "embeddings": len(embeddings)}
 
 
-def _make_plain(graph: ir.Graph, product: Product) -> None:
-    """Turn a Gemm, or a product with a transposed weight, into the MatMul that the quantizer knows."""
-    if product.node.op_type == "MatMul" and not product.transposed:
-        return
-    weight = _untransposed(graph, product.weight) if product.transposed else product.weight
-    nodes = [ir.node("MatMul", [product.node.inputs[0], weight], name=product.node.name)]
-    if product.bias is not None:
-        nodes.append(ir.node("Add", [nodes[0].outputs[0], product.bias], name=f"{product.node.name}.bias"))
-    ir.convenience.replace_nodes_and_values(
-        graph, product.node, [product.node], nodes, product.node.outputs, nodes[-1].outputs
-    )
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """A weight's new initializers."""
+
+    levels: ir.Value
+    """int8, [K, N]; the table's own [V, E] where it is one."""
+    scales: ir.Value
+    """float32 [N]."""
 
 
-def _untransposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
-    name, tensor = f"{weight.name}.T", weight.const_value
-    assert tensor is not None
-    if name in graph.initializers:
-        return graph.initializers[name]
-    dims = ir.Shape(shape(weight)[::-1])
+@dataclass(kw_only=True)
+class _Rewriter:
+    """Replaces nodes of a graph one by one; what several of them need is written once."""
 
-    def evaluate() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=name)
+    graph: ir.Graph
+    tables: set[str]
+    """Names of the embedding tables, which keep their axes."""
+    quantized: Callable[[str, bool], Pair]
+    """Rounds a weight, by name and whether it is [N, K]; remembers the latest only."""
+    rounded: dict[tuple[str, bool], Rounded] = field(default_factory=dict)
+    inputs: dict[ir.Value, ir.Node] = field(default_factory=dict)
+    turned: dict[str, ir.Node] = field(default_factory=dict)
 
-    lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.FLOAT, shape=dims, name=name)
-    value = ir.Value(name=name, shape=dims, type=ir.TensorType(ir.DataType.FLOAT), const_value=lazy)
-    graph.register_initializer(value)
-    return value
+    def product(self, product: Product) -> None:
+        x, name = product.node.inputs[0], str(product.node.name)
+        assert x is not None
+        nodes: list[ir.Node] = []
+        levels, scales, zero = self._input(x, nodes).outputs
+        weight, weight_scales = self._weight(product, nodes)
+        integers = ir.node("MatMulInteger", [levels, weight, zero], name=name)
+        whole = ir.node("Cast", integers.outputs, attributes={"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+        # A scale of its own for each product, and the bias as the second operand: only so ONNX Runtime fuses them.
+        scale = ir.node("Mul", [scales, weight_scales], name=f"{name}.scale")
+        result = ir.node("Mul", [whole.outputs[0], scale.outputs[0]], name=f"{name}.scaled")
+        nodes += [integers, whole, scale, result]
+        if product.bias is not None:
+            nodes.append(ir.node("Add", [result.outputs[0], product.bias], name=f"{name}.bias"))
+        self._replace(product.node, nodes)
+
+    def embedding(self, node: ir.Node) -> None:
+        table, ids = node.inputs[0], node.inputs[1]
+        assert table is not None
+        rounded = self._rounded(table, transposed=True)
+        column = self._lazy(f"{rounded.scales.name}.column", ir.DataType.FLOAT, (shape(table)[0], 1), 1, table, True)
+        rows = ir.node("Gather", [rounded.levels, ids], name=node.name)
+        whole = ir.node("Cast", rows.outputs, attributes={"to": ir.DataType.FLOAT}, name=f"{node.name}.cast")
+        scales = ir.node("Gather", [column, ids], name=f"{node.name}.scales")
+        scaled = ir.node("Mul", [whole.outputs[0], scales.outputs[0]], name=f"{node.name}.scaled")
+        self._replace(node, [rows, whole, scales, scaled])
+
+    def _input(self, x: ir.Value, nodes: list[ir.Node]) -> ir.Node:
+        """Return the node that rounds `x`, written before its first product."""
+        if x not in self.inputs:
+            self.inputs[x] = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{x.name}.levels")
+            nodes.append(self.inputs[x])
+        return self.inputs[x]
+
+    def _weight(self, product: Product, nodes: list[ir.Node]) -> tuple[ir.Value, ir.Value]:
+        """Return a product's levels [K, N] and their scales [N]."""
+        name = str(product.weight.name)
+        rounded = self._rounded(product.weight, transposed=product.transposed)
+        if not product.transposed or name not in self.tables:
+            return rounded.levels, rounded.scales
+        if name not in self.turned:
+            # ONNX Runtime turns it once, when it loads the model; the file holds the table's bytes only.
+            axes = {"perm": [1, 0]}
+            self.turned[name] = ir.node(
+                "Transpose", [rounded.levels], attributes=axes, name=f"{product.node.name}.turn"
+            )
+            nodes.append(self.turned[name])
+        return self.turned[name].outputs[0], rounded.scales
+
+    def _rounded(self, weight: ir.Value, *, transposed: bool) -> Rounded:
+        key = (str(weight.name), transposed)
+        if key not in self.rounded:
+            dims = shape(weight)
+            turned = transposed and key[0] not in self.tables
+            name = f"{key[0]}.T" if turned else key[0]
+            outputs = dims[0] if transposed else dims[1]
+            self.rounded[key] = Rounded(
+                levels=self._lazy(
+                    f"{name}.q8", ir.DataType.INT8, dims[::-1] if turned else dims, 0, weight, transposed
+                ),
+                scales=self._lazy(f"{name}.scales", ir.DataType.FLOAT, (outputs,), 1, weight, transposed),
+            )
+        return self.rounded[key]
+
+    def _lazy(
+        self, name: str, dtype: ir.DataType, dims: tuple[int, ...], part: int, weight: ir.Value, transposed: bool
+    ) -> ir.Value:
+        def evaluate() -> ir.TensorProtocol:
+            return ir.Tensor(self.quantized(str(weight.name), transposed)[part].reshape(dims), name=name)
+
+        tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(dims), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(dtype), const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def _replace(self, old: ir.Node, new: list[ir.Node]) -> None:
+        ir.convenience.replace_nodes_and_values(self.graph, old, [old], new, old.outputs, new[-1].outputs)
+
+
+def _by_row(weight: FloatArray, name: str) -> Pair:
+    """Return levels [N, K] and a scale for each row, [N], of a weight [N, K] that is read a few rows at a time."""
+    levels, scales = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
+    for rows in _pieces(weight):
+        part = weight[rows]
+        scales[rows] = _scales(np.abs(part).max(axis=1, initial=0), name)
+        levels[rows] = _round(part, scales[rows, None])
+    return levels, scales
+
+
+def _by_column(weight: FloatArray, name: str) -> Pair:
+    """Return levels [K, N] and a scale for each column, [N], of a weight [K, N] that is read twice, in pieces."""
+    levels, largest = np.empty(weight.shape, np.int8), np.zeros(weight.shape[1], np.float32)
+    for rows in _pieces(weight):
+        np.maximum(largest, np.abs(weight[rows]).max(axis=0, initial=0), out=largest)
+    scales = _scales(largest, name)
+    for rows in _pieces(weight):
+        levels[rows] = _round(weight[rows], scales)
+    return levels, scales
+
+
+def _pieces(weight: FloatArray) -> list[slice]:
+    step = max(1, _CHUNK // max(1, weight.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(weight), step)]
+
+
+def _scales(largest: FloatArray, name: str) -> FloatArray:
+    if not np.isfinite(largest).all():
+        raise ArtifactError(f"weight {name!r} holds NaN or Inf; the checkpoint is damaged")
+    return np.where(largest < _SMALLEST, np.float32(0), largest / np.float32(_LEVELS)).astype(np.float32)
+
+
+def _round(weights: FloatArray, scales: FloatArray) -> NDArray[np.int8]:
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    return np.asarray(np.clip(np.rint(weights * inverse), -_LEVELS, _LEVELS), np.int8)

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from deploykit.errors import ArtifactError
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, shape_text
+from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, shape_text
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -31,6 +31,7 @@ class Decoder:
         self.spec = spec
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry(EXACT_INT8, "1")
         try:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # pybind exceptions of ONNX Runtime share no base class

@@ -168,24 +168,6 @@ def test_none_serves_fp32_and_adds_nothing(tied: Artifact, tmp_path: Path) -> No
     assert [record.stage for record in result.manifest.history][-1] == "quantize"
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied"])
-def test_dynamic_int8_covers_every_product(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    source: Artifact = request.getfixturevalue(kind)
-    products = operators(source, "fp32").count("MatMul")
-    result = quantize(source, tmp_path / "out", QuantizeConfig(precision="dynamic-int8"))
-    kinds = operators(result, "dynamic-int8")
-    assert (kinds.count("MatMulInteger"), kinds.count("MatMul")) == (products, 0)
-    scales = [tensor for name, tensor in initializers(result, "dynamic-int8").items() if name.endswith("_scale")]
-    assert min(tensor.size for tensor in scales) > 1, "one scale for each output channel"
-    assert {str(p.relative_to(result.path / "onnx")) for p in (result.path / "onnx").iterdir()} == {
-        "model.onnx",
-        "model.onnx_data",
-        "model_quantized.onnx",
-        "model_quantized.onnx_data",
-    }
-    assert relative(logits(result, "dynamic-int8"), logits(source, "fp32")) < 0.2
-
-
 @pytest.mark.parametrize("precision", ["int8", "dynamic-int8"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_plain_gemm_is_a_product_too(precision: Any, turned: bool, tied: Artifact, tmp_path: Path) -> None:
