@@ -9,7 +9,6 @@ include prefill.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from models import make_smol
 from results import keep
 
 import deploykit
@@ -28,17 +28,6 @@ from deploykit.serve import serve
 
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
-SMOL = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-    "scale": 0.02,
-}
 
 
 def main() -> None:
@@ -54,10 +43,7 @@ def main() -> None:
 
 def make_artifact(folder: Path, precision: str) -> Artifact:
     """Export the model; its fp32 parity is the export's own affair and not repeated here."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from checkpoints import make_checkpoint
-
-    checkpoint = make_checkpoint(folder / "smol", "llama", **SMOL)  # type: ignore[arg-type]
+    checkpoint = make_smol(folder / "smol")
     return deploykit.export(checkpoint, folder / "artifact", quantize=precision, name="smol")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,184 @@
+"""`--quantize auto`: candidates measured here, for speed and for quality; the fastest that loses little enough wins.
+
+The stages it measures with are handed in, so that only `pipeline` knows them.
+"""
+
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from deploykit.artifact import Artifact, draft
+from deploykit.config import Quantization, QuantizeConfig
+from deploykit.engine.speed import Speed
+from deploykit.progress import Progress
+from deploykit.spec import VARIANT_FILES, data_file
+
+ROUNDS: Final = 3
+"""Times that each candidate's speed is measured, in turns: a busy machine slows all of them alike."""
+FALLBACK: Final[Quantization] = "int8"
+"""Taken where the text says nothing about the model, so that no candidate's quality can be judged."""
+
+
+Quantize = Callable[[Artifact, Path, QuantizeConfig], Artifact]
+"""Writes an artifact with a candidate as its served precision."""
+Quality = Callable[[Artifact], Mapping[str, Any]]
+"""Measures the served precision beside fp32: `perplexity_loss`, `kl`, `top1_agreement`, and `trained`, which says
+whether the model knows the text at all."""
+MeasureSpeed = Callable[[Artifact], Speed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen, and the table that shows why."""
+
+    config: QuantizeConfig
+    why: str
+    candidates: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(kw_only=True)
+class _Candidate:
+    """One way to quantize, and what was measured of it."""
+
+    config: QuantizeConfig
+    served: Artifact
+    """Its served files alone, small enough to keep while the others are measured."""
+    size: int
+    quality: Mapping[str, Any]
+    speeds: list[Speed] = field(default_factory=list)
+
+    @property
+    def one(self) -> float:
+        return statistics.median(speed.one for speed in self.speeds)
+
+    @property
+    def many(self) -> float:
+        return statistics.median(speed.many for speed in self.speeds)
+
+    @property
+    def score(self) -> float:
+        """Geometric mean of the speeds alone and in company: neither a lone user nor a crowd is forgotten."""
+        return float((self.one * self.many) ** 0.5)
+
+    def row(self, *, chosen: bool) -> dict[str, Any]:
+        return {
+            "precision": "fp32" if self.config.precision == "none" else self.config.precision,
+            "rounding": self.config.rounding,
+            "block_size": self.config.block_size,
+            "head_bits": self.config.head_bits,
+            "perplexity_loss": self.quality.get("perplexity_loss", 0.0),
+            "kl": self.quality.get("kl", 0.0),
+            "top1_agreement": self.quality.get("top1_agreement", 1.0),
+            "tokens_per_second": round(self.one, 1),
+            "tokens_per_second_many": round(self.many, 1),
+            "prefill_tokens_per_second": round(statistics.median(speed.prefill for speed in self.speeds), 1),
+            "bytes": self.size,
+            "chosen": chosen,
+        }
+
+
+def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
+    """Return what is measured: weight-only precisions, none of which lets a request's neighbours change its tokens."""
+
+    def of(precision: Quantization, block_size: int, **options: Any) -> QuantizeConfig:
+        return replace(config, precision=precision, block_size=block_size, **options)
+
+    return [
+        of("none", 32),
+        of("int8", 32, rounding="rtn"),
+        of("int8", 128, rounding="rtn"),
+        of("int4", 32, rounding="rtn"),
+        of("int4", 128, rounding="gptq"),
+        of("int4", 128, rounding="gptq", head_bits=4),
+    ]
+
+
+def choose(
+    source: Artifact,
+    folder: Path,
+    config: QuantizeConfig,
+    *,
+    quantize: Quantize,
+    quality: Quality,
+    speed: MeasureSpeed,
+    progress: Progress,
+) -> Choice:
+    """Return the fastest candidate whose perplexity grows by at most `config.max_quality_loss`.
+
+    fp32 is among them, so there always is one. A model that the text says nothing about gets int8.
+
+    Args:
+        source: an artifact with an fp32 graph.
+        folder: an empty one for the candidates, on the artifact's file system; what is written there may go.
+        config: the limit, and options that the candidates share.
+        quantize: writes a candidate.
+        quality: measures what it costs.
+        speed: measures how fast it runs.
+        progress: told which candidate is measured.
+
+    Raises:
+        DeploykitError: of the stages handed in.
+    """
+    measured: list[_Candidate] = []
+    wanted = candidates(config)
+    for number, one in enumerate(wanted):
+        progress("measure quality", number, len(wanted), _name(one))
+        measured.append(_prepare(source, folder / str(number), one, quantize, quality))
+        if measured[-1].quality.get("trained") is False:
+            return _unjudged(config, measured[-1])
+    progress("measure quality", len(wanted), len(wanted))
+    for number in range(ROUNDS):
+        for place, candidate in enumerate(measured):
+            done = number * len(measured) + place
+            progress("measure speed", done, ROUNDS * len(measured), _name(candidate.config))
+            candidate.speeds.append(speed(candidate.served))
+    progress("measure speed", ROUNDS * len(measured), ROUNDS * len(measured))
+    return _fastest(measured, config.max_quality_loss)
+
+
+def _prepare(
+    source: Artifact, folder: Path, config: QuantizeConfig, quantize: Quantize, quality: Quality
+) -> _Candidate:
+    """Write a candidate, measure what it costs, and keep only the files that serve it."""
+    made = quantize(source, folder / "whole", config)
+    found = quality(made) if config.precision != "none" else {}
+    mine = VARIANT_FILES[made.manifest.served]
+    own = {mine, data_file(mine)}
+    with draft(folder / "served") as sheet:
+        kept = [name for name in made.manifest.files if not name.startswith("onnx/") or name in own]
+        sheet.carry(made, kept, link=True)
+        served = sheet.commit(made.manifest)
+    size = sum(made.manifest.files[name].size for name in own if name in made.manifest.files)
+    shutil.rmtree(made.path)
+    return _Candidate(config=config, served=served, size=size, quality=found)
+
+
+def _fastest(measured: Sequence[_Candidate], limit: float) -> Choice:
+    # Written so that NaN is never within the limit.
+    within = [one for one in measured if one.quality.get("perplexity_loss", 0.0) <= limit]
+    best = max(within, key=lambda one: one.score)
+    return Choice(
+        config=best.config,
+        why=f"the fastest of {len(within)} candidates that lose at most {limit:.2%} of perplexity",
+        candidates=tuple(one.row(chosen=one is best) for one in measured),
+    )
+
+
+def _unjudged(config: QuantizeConfig, candidate: _Candidate) -> Choice:
+    perplexity = candidate.quality.get("perplexity_fp32", float("nan"))
+    return Choice(
+        config=replace(config, precision=FALLBACK, rounding="rtn"),
+        why=f"{FALLBACK}, unmeasured: the model doesn't know the text (perplexity {perplexity:.4g}), so that no "
+        "loss of quality would show; pass a --text like those it was trained on",
+        candidates=(),
+    )
+
+
+def _name(config: QuantizeConfig) -> str:
+    if config.precision == "none":
+        return "fp32"
+    head = "" if config.head_bits == QuantizeConfig.head_bits else f", head {config.head_bits} bits"
+    return f"{config.precision}, block {config.block_size}, {config.rounding}{head}"

@@ -1,0 +1,92 @@
+"""The choice of a precision: fastest within the limit, and only where quality can be judged."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploykit.artifact import Artifact
+from deploykit.auto import Choice, candidates, choose
+from deploykit.config import QuantizeConfig
+from deploykit.convert import convert
+from deploykit.engine.speed import Speed, measure_speed
+from deploykit.progress import silent
+from deploykit.quantize import quantize
+
+
+@pytest.fixture(scope="module")
+def source(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return convert(tiny_llama, tmp_path_factory.mktemp("auto") / "fp32")
+
+
+def fake_rounding(artifact: Artifact, out: Path, config: QuantizeConfig) -> Artifact:
+    """Calibrating takes seconds that these tests have no use for."""
+    return quantize(artifact, out, replace(config, rounding="rtn"))
+
+
+def decide(source: Artifact, folder: Path, limit: float, losses: Mapping[str, float], **rates: float) -> Choice:
+    """Choose where `losses` and `rates` (tokens a second) say, by precision, what is measured."""
+
+    def quality(artifact: Artifact) -> dict[str, Any]:
+        return {"perplexity_loss": losses[artifact.manifest.served], "kl": 0.0, "top1_agreement": 1.0, "trained": True}
+
+    def speed(artifact: Artifact) -> Speed:
+        rate = rates[artifact.manifest.served]
+        return Speed(prefill=rate, one=rate, many=rate)
+
+    return choose(
+        source,
+        folder,
+        QuantizeConfig(precision="auto", max_quality_loss=limit),
+        quantize=fake_rounding,
+        quality=quality,
+        speed=speed,
+        progress=silent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "losses", "wanted"),
+    [
+        (0.01, {"int8": 0.0002, "int4": 0.008}, "int4"),
+        (0.001, {"int8": 0.0002, "int4": 0.008}, "int8"),
+        (0.0001, {"int8": 0.0002, "int4": 0.008}, "none"),
+        (0.01, {"int8": float("nan"), "int4": float("nan")}, "none"),
+    ],
+)
+def test_takes_the_fastest_that_loses_little_enough(
+    source: Artifact, tmp_path: Path, limit: float, losses: dict[str, float], wanted: str
+) -> None:
+    choice = decide(source, tmp_path, limit, losses, fp32=10.0, int8=20.0, int4=30.0)
+    assert choice.config.precision == wanted
+    chosen = [row for row in choice.candidates if row["chosen"]]
+    assert [row["precision"] for row in chosen] == ["fp32" if wanted == "none" else wanted]
+    assert len(choice.candidates) == len(candidates(QuantizeConfig()))
+    assert f"{limit:.2%}" in choice.why
+
+
+def test_a_slower_model_with_fewer_bits_is_not_taken(source: Artifact, tmp_path: Path) -> None:
+    choice = decide(source, tmp_path, 0.1, {"int8": 0.0, "int4": 0.0}, fp32=10.0, int8=20.0, int4=15.0)
+    assert choice.config.precision == "int8"
+
+
+def test_measures_nothing_where_the_model_does_not_know_the_text(source: Artifact, tmp_path: Path) -> None:
+    choice = choose(
+        source,
+        tmp_path,
+        QuantizeConfig(precision="auto"),
+        quantize=fake_rounding,
+        quality=lambda _: {"trained": False, "perplexity_fp32": 900.0},
+        speed=measure_speed,
+        progress=silent,
+    )
+    assert choice.config.precision == "int8"
+    assert choice.candidates == ()
+    assert "900" in choice.why
+
+
+def test_speed_is_that_of_the_served_model(source: Artifact, tmp_path: Path) -> None:
+    speed = measure_speed(quantize(source, tmp_path / "int8", QuantizeConfig(precision="int8")))
+    assert min(speed.prefill, speed.one, speed.many) > 0
