@@ -82,7 +82,7 @@ class DecoderSpec:
     max_context: int
     """Longest T the graph can run, in tokens."""
     logits_to_keep: bool
-    """Whether the graph has the scalar input `num_logits_to_keep` (0 = all rows; its default is 1)."""
+    """Whether the graph has the scalar input `num_logits_to_keep` (0 = all rows, its default)."""
     cache_dtype: Literal["float32", "float16"] = "float32"
     """Type of keys and values; logits are float32 whatever it is."""
     padding: Literal["both", "right"] = "both"

@@ -134,7 +134,8 @@ class Graph:
         """Yield the inputs that nobody has to feed."""
         if LOGITS_TO_KEEP in self.inputs:
             value = self.inputs[LOGITS_TO_KEEP]
-            value.const_value = ir.tensor(np.array(1, np.int64), name=LOGITS_TO_KEEP)
+            # All rows: onnxruntime-genai sets memory for them aside, and optimum's callers expect them.
+            value.const_value = ir.tensor(np.array(0, np.int64), name=LOGITS_TO_KEEP)
             yield value
 
 

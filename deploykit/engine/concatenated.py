@@ -8,7 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from deploykit.engine.scheduler import Batch, Job, Move
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, DecoderSpec
+from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec
 
 FloatArray = NDArray[np.float32]
 
@@ -33,6 +33,7 @@ class ConcatenatedDecoder:
     def __init__(self, session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -> None:  # noqa: ARG002 -- grows as needed
         self._session = session
         self._past = list(spec.past())
+        self._keep = {LOGITS_TO_KEEP: _value(np.array(1, np.int64))} if spec.logits_to_keep else {}
         self._outputs = [LOGITS, *(tensor.name for tensor in spec.present())]
         self._bytes_per_token = spec.cache_bytes_per_token()
         self._blocks: dict[Job, _Block] = {}
@@ -53,6 +54,7 @@ class ConcatenatedDecoder:
         feeds = {
             INPUT_IDS: _value(np.array(batch.ids, np.int64)),
             ATTENTION_MASK: _value(mask),
+            **self._keep,
             **{spec.name: tensor for spec, tensor in zip(self._past, block.tensors, strict=True)},
         }
         logits, *present = self._session.run_with_ort_values(self._outputs, feeds)

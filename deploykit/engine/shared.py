@@ -4,11 +4,12 @@ import mmap
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from deploykit.engine.scheduler import Batch, Job, Move
 from deploykit.errors import ConfigError
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, DecoderSpec
+from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec
 
 FloatArray = NDArray[np.float32]
 
@@ -30,6 +31,7 @@ class SharedDecoder:
         ]
         """Keys and values of each layer, [rows, K, capacity, D], in graph order."""
         self._logits = np.empty(rows * spec.vocab_size, np.float32)
+        self._one = ort.OrtValue.ortvalue_from_numpy(np.array(1, np.int64))
         self._bindings: dict[tuple[int, int], Any] = {}
 
     @property
@@ -67,6 +69,9 @@ class SharedDecoder:
         """Return a binding whose past and present are rows `first` and up of the pool."""
         if (first, rows) not in self._bindings:
             binding = self._session.io_binding()
+            if self._spec.logits_to_keep:
+                # As a value of ONNX Runtime's own: bind_input refuses an input that has a default.
+                binding.bind_ortvalue_input(LOGITS_TO_KEEP, self._one)
             for past, present, array in zip(self._spec.past(), self._spec.present(), self._pool, strict=True):
                 place = _place(array[first : first + rows])
                 binding.bind_input(past.name, *place)

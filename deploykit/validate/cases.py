@@ -17,6 +17,8 @@ STEPS: Final = 6
 """Most cached steps of a ragged batch."""
 
 FULL: Final = "prefill"
+STEPWISE: Final = ("cached steps", "cached steps, ragged, in place")
+"""Cases in which tokens come one by one, as a server runs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def cases_for(spec: DecoderSpec) -> dict[str, Case]:
     if spec.cache == "shared":
         cases.update(_SHARED)
     if spec.logits_to_keep:
-        cases["last logits by default"] = _last_logits
+        cases["last logits only"] = _last_logits
     return cases
 
 

@@ -81,8 +81,8 @@ class Decoder:
         return logits, present
 
     def last_logits(self, ids: IntArray, mask: IntArray) -> FloatArray:
-        """Return logits [B, n, V] of a prefill in which `num_logits_to_keep` is left to its default."""
-        feeds: dict[str, Any] = {INPUT_IDS: ids, ATTENTION_MASK: mask}
+        """Return logits [B, n, V] of a prefill that asks for those of each row's last token only."""
+        feeds: dict[str, Any] = {INPUT_IDS: ids, ATTENTION_MASK: mask, **self._keep(1)}
         feeds.update(zip((tensor.name for tensor in self.spec.past()), self.empty_cache(len(ids)), strict=True))
         return np.asarray(self._session.run([LOGITS], feeds)[0])
 

@@ -38,7 +38,7 @@ def check(artifact: Artifact, reference: Reference | None) -> dict[str, Any]:
     return check_parity(Decoder(artifact.graph("fp32"), spec), rows, reference, 1e-4)
 
 
-@pytest.mark.parametrize(("kind", "cases"), [("fused", ANY | SHARED | {"last logits by default"}), ("traced", ANY)])
+@pytest.mark.parametrize(("kind", "cases"), [("fused", ANY | SHARED | {"last logits only"}), ("traced", ANY)])
 def test_a_sound_graph_passes_every_case_of_its_kind(
     kind: str, cases: set[str], pytorch: Reference, request: pytest.FixtureRequest
 ) -> None:
@@ -137,7 +137,7 @@ def test_without_a_reference_only_consistency_is_checked_and_said(fused: Artifac
 
     figures = check(altered(fused, tmp_path / "planted", bias), None)
     assert figures["reference"] == "none"
-    assert set(figures["cases"]) == (ANY | SHARED | {"last logits by default"}) - {"prefill"}
+    assert set(figures["cases"]) == (ANY | SHARED | {"last logits only"}) - {"prefill"}
 
 
 def test_without_a_reference_a_wrong_cache_is_still_caught(traced: Artifact, tmp_path: Path) -> None:
