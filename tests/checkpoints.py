@@ -23,6 +23,15 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 SIZES["qwen2"] = {**SIZES["llama"], "tie_word_embeddings": True}
+_FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("apertus arcee cohere cohere2 exaone4 granite mistral nanochat nemotron olmo olmo2 olmo3", {}),
+    ("phi phi3 smollm3 stablelm starcoder2", {}),
+    ("cwm ernie4_5 gemma gemma2 gemma3_text helium hunyuan_v1_dense jais2 ministral", {"head_dim": 16}),
+    ("qwen3 seed_oss vaultgemma", {"head_dim": 16}),
+    ("glm glm4", {"head_dim": 32}),
+    ("gpt_neox persimmon", {"num_key_value_heads": None}),
+)
+SIZES |= {family: {**SIZES["llama"], **fields} for names, fields in _FAMILIES for family in names.split()}
 
 
 def make_tokenizer(vocab_size: int = 320) -> PreTrainedTokenizerFast:

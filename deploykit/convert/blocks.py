@@ -4,16 +4,14 @@ Every piece takes the graph being written and values in it, and returns new valu
 `deploykit.spec`; E is the hidden size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-import numpy as np
 import onnx_ir as ir
 
-from deploykit.convert.builder import BLOCK_BYTES, CONTRIB, Graph, Pieces
-from deploykit.convert.weights import FloatArray
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP
+from deploykit.convert.builder import CONTRIB, Graph
+from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS_TO_KEEP
 
 MASKED: Final = -1e9
 """Attention bias of a masked position: finite, since a row of -inf alone would be NaN after softmax."""
@@ -86,62 +84,114 @@ def linear(graph: Graph, x: ir.Value, weight: ir.Value, bias: ir.Value | None = 
 
 
 def norm(
-    graph: Graph, stream: ir.Value, update: ir.Value | None, *, scale: ir.Value, bias: ir.Value | None, epsilon: float
-) -> tuple[ir.Value, ir.Value]:
-    """Return the residual stream [B, S, E] with `update` added, and its normalization.
-
-    LayerNorm where there is a bias, RMSNorm where there is none; addition and normalization are one kernel.
-    """
-    simplified = "" if bias is not None else "Simplified"
+    graph: Graph, x: ir.Value, scale: ir.Value, bias: ir.Value | None, *, kind: Literal["rms", "layer"], epsilon: float
+) -> ir.Value:
+    """Return x normalized over its last axis: LayerNorm, or RMSNorm, which subtracts no mean."""
+    simplified = "Simplified" if kind == "rms" else ""
     tail = (scale,) if bias is None else (scale, bias)
-    if update is None:
-        return stream, graph.op(f"{simplified}LayerNormalization", stream, *tail, epsilon=epsilon, axis=-1)
-    kind = f"Skip{simplified}LayerNormalization"
-    outputs = graph.ops(kind, stream, update, *tail, outputs=4, domain=CONTRIB, epsilon=epsilon)
+    return graph.op(f"{simplified}LayerNormalization", x, *tail, epsilon=epsilon, axis=-1)
+
+
+def skip_norm(
+    graph: Graph,
+    stream: ir.Value,
+    update: ir.Value,
+    scale: ir.Value,
+    bias: ir.Value | None,
+    *,
+    kind: Literal["rms", "layer"],
+    epsilon: float,
+) -> tuple[ir.Value, ir.Value]:
+    """Return the residual stream [B, S, E] with `update` added, and its normalization: one kernel for both."""
+    simplified = "Simplified" if kind == "rms" else ""
+    tail = (scale,) if bias is None else (scale, bias)
+    outputs = graph.ops(
+        f"Skip{simplified}LayerNormalization", stream, update, *tail, outputs=4, domain=CONTRIB, epsilon=epsilon
+    )
     for unused in outputs[1:3]:
         unused.name = ""
     return outputs[3], outputs[0]
 
 
+def split(graph: Graph, x: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+    """Return x [B, S, sum(sizes)] in pieces along its last axis."""
+    return graph.ops("Split", x, graph.constant(sizes), outputs=len(sizes), axis=-1)
+
+
+def split_heads(graph: Graph, x: ir.Value, size: int) -> ir.Value:
+    """Return x [B, S, H * D] as [B, S, H, D]."""
+    return graph.op("Reshape", x, graph.constant([0, 0, -1, size]))
+
+
+def join_heads(graph: Graph, x: ir.Value) -> ir.Value:
+    """Return x [B, S, H, D] as [B, S, H * D]."""
+    return graph.op("Reshape", x, graph.constant([0, 0, -1]))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Rotary:
-    """Tables of rotary position embeddings, each [max_context, D / 2]."""
+class Tables:
+    """Cosines and sines of rotary position embeddings, each [rows, R / 2]; R elements of each head are turned."""
 
     cos: ir.Value
     sin: ir.Value
+    ids: ir.Value
+    """int64 [B, S]: each new token's row."""
+    size: int
+    """R."""
+    interleaved: bool
+    in_kernel: bool
+    """Whether the attention kernel turns heads itself."""
 
 
-def rotary(graph: Graph, inverse_frequencies: FloatArray, *, scaling: float) -> Rotary:
-    """Return the tables for D / 2 inverse frequencies (radians a token), multiplied by `scaling`."""
-    context = graph.spec.max_context
-    step = max(1, BLOCK_BYTES // inverse_frequencies.nbytes)
-
-    def rows(function: Callable[[FloatArray], FloatArray]) -> Pieces:
-        def blocks() -> Iterator[FloatArray]:
-            for start in range(0, context, step):
-                places = np.arange(start, min(start + step, context), dtype=np.float32)
-                yield (function(np.outer(places, inverse_frequencies)) * np.float32(scaling)).astype(np.float32)
-
-        return blocks
-
-    shape = (context, len(inverse_frequencies))
-    return Rotary(
-        cos=graph.generated("rotary.cos", shape, rows(np.cos)),
-        sin=graph.generated("rotary.sin", shape, rows(np.sin)),
+def turn(graph: Graph, x: ir.Value, tables: Tables, *, heads: int) -> ir.Value:
+    """Return queries or keys x [B, S, H * D], turned by their positions."""
+    return graph.op(
+        "RotaryEmbedding",
+        x,
+        tables.ids,
+        tables.cos,
+        tables.sin,
+        domain=CONTRIB,
+        num_heads=heads,
+        rotary_embedding_dim=tables.size,
+        interleaved=int(tables.interleaved),
     )
 
 
 def attention(
-    graph: Graph, packed: ir.Value, layer: int, places: Positions, *, heads: int, scale: float, tables: Rotary | None
+    graph: Graph,
+    parts: Sequence[ir.Value],
+    layer: int,
+    places: Positions,
+    tables: Tables | None,
+    *,
+    heads: int,
+    scale: float,
+    softcap: float = 0.0,
+    window: int | None = None,
 ) -> ir.Value:
-    """Return attention [B, S, H * D] of packed queries, keys and values [B, S, (H + 2 KV) * D], the cache updated."""
+    """Return attention [B, S, H * D], the cache updated.
+
+    Args:
+        graph: the graph to write it in.
+        parts: queries, keys and values, each [B, S, heads * D], or one that holds them side by side.
+        layer: number of the layer whose cache this is.
+        places: where the new tokens stand.
+        tables: by which the kernel turns queries and keys, if any.
+        heads: H.
+        scale: factor of query times key.
+        softcap: bound of the scores; 0 for none.
+        window: how many tokens a query sees, itself included (as `sliding_window` of transformers counts).
+    """
     past = [graph.inputs[f"past_key_values.{layer}.{part}"] for part in ("key", "value")]
-    turning = (tables.cos, tables.sin, places.ids) if tables else (None, None, None)
+    turning = (tables.cos, tables.sin, tables.ids) if tables else (None, None, None)
+    optional = {"softcap": softcap} if softcap else {}
+    optional |= {"rotary_interleaved": 1} if tables and tables.interleaved else {}
+    optional |= {"local_window_size": window} if window else {}
     output, key, value = graph.ops(
         "GroupQueryAttention",
-        packed,
-        None,
-        None,
+        *parts,
+        *(None,) * (3 - len(parts)),
         *past,
         places.lengths,
         places.total,
@@ -153,6 +203,7 @@ def attention(
         kv_num_heads=graph.spec.layers[layer].heads,
         scale=scale,
         do_rotary=int(tables is not None),
+        **optional,
     )
     graph.outputs[f"present.{layer}.key"] = key
     graph.outputs[f"present.{layer}.value"] = value
@@ -166,6 +217,7 @@ ACTIVATIONS: Final[dict[str, Callable[[Graph, ir.Value], ir.Value]]] = {
     "gelu_pytorch_tanh": lambda graph, x: graph.op("FastGelu", x, domain=CONTRIB),
     "quick_gelu": lambda graph, x: graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.702),
     "relu": lambda graph, x: graph.op("Relu", x),
+    "relu2": lambda graph, x: _squared(graph, graph.op("Relu", x)),
     "sigmoid": lambda graph, x: graph.op("Sigmoid", x),
     "silu": lambda graph, x: graph.op("Mul", x, graph.op("Sigmoid", x)),
     "swish": lambda graph, x: graph.op("Mul", x, graph.op("Sigmoid", x)),
@@ -174,8 +226,29 @@ ACTIVATIONS: Final[dict[str, Callable[[Graph, ir.Value], ir.Value]]] = {
 """Activations by transformers' names. FastGelu is GELU's tanh form, which the three names beside it spell out."""
 
 
-def head(graph: Graph, hidden: ir.Value, places: Positions, weight: ir.Value) -> None:
-    """Write the logits [B, N, V] of the last `num_logits_to_keep` real tokens of each row, of all where that is 0."""
+def _squared(graph: Graph, x: ir.Value) -> ir.Value:
+    return graph.op("Mul", x, x)
+
+
+def xielu(
+    graph: Graph, x: ir.Value, positive: ir.Value, negative: ir.Value, beta: ir.Value, floor: ir.Value
+) -> ir.Value:
+    """Return xIELU (arXiv 2411.13010) of x, by the weights that a checkpoint holds of it, each one number."""
+    curved = graph.op("Mul", graph.op("Softplus", positive), _squared(graph, x))
+    grown = graph.op("Sub", graph.op("Exp", graph.op("Min", x, floor)), graph.constant(1.0))
+    slope = graph.op("Add", beta, graph.op("Softplus", negative))
+    fading = graph.op("Mul", graph.op("Sub", grown, x), slope)
+    bent = graph.op("Where", graph.op("Greater", x, graph.constant(0.0)), curved, fading)
+    return graph.op("Add", bent, graph.op("Mul", beta, x))
+
+
+def soft_cap(graph: Graph, x: ir.Value, bound: float) -> ir.Value:
+    """Return bound * tanh(x / bound)."""
+    return graph.op("Mul", graph.op("Tanh", graph.op("Div", x, graph.constant(bound))), graph.constant(bound))
+
+
+def wanted_rows(graph: Graph, hidden: ir.Value, places: Positions) -> ir.Value:
+    """Return [B, N, E]: of each row the last `num_logits_to_keep` real tokens, all where that is 0."""
     wanted, zero, one = graph.inputs[LOGITS_TO_KEEP], graph.constant(0), graph.constant(1)
     new = graph.op("Squeeze", graph.op("Shape", graph.inputs[INPUT_IDS], start=1, end=2))
     every = graph.op("Equal", wanted, zero)
@@ -185,4 +258,4 @@ def head(graph: Graph, hidden: ir.Value, places: Positions, weight: ir.Value) ->
     first = graph.op("Max", graph.op("Where", every, zero, first), zero)
     picked = graph.op("Add", graph.op("Unsqueeze", first, graph.constant([1])), graph.op("Range", zero, rows, one))
     picked = graph.op("Unsqueeze", picked, graph.constant([2]))
-    graph.outputs[LOGITS] = graph.op("MatMul", graph.op("GatherND", hidden, picked, batch_dims=1), weight)
+    return graph.op("GatherND", hidden, picked, batch_dims=1)

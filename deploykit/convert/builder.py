@@ -22,6 +22,8 @@ BLOCK_BYTES: Final = 1 << 24
 
 Pieces = Callable[[], Iterator[FloatArray]]
 """Yields the rows of a tensor, a few at a time."""
+Change = Callable[[FloatArray], FloatArray]
+"""From a tensor as the checkpoint has it to one of the same shape as the graph needs it."""
 
 
 class StreamedTensor(ir.LazyTensor):
@@ -56,6 +58,7 @@ class Graph:
         self._opset = opset
         self._tape = ir.tape.Tape()
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
+        self._ones: dict[str, ir.Value] = {}
         self._scope: list[str] = []
         self._count = 0
         self.inputs = {tensor.name: _declare(tensor) for tensor in spec.inputs()}
@@ -83,6 +86,13 @@ class Graph:
         values = [ir.val(name if not number else f"{name}.{number}") for number in range(outputs)]
         return self._tape.op_multi_out(kind, inputs, attributes, outputs=values, domain=domain, name=name)
 
+    def ones(self, size: int) -> ir.Value:
+        """Return `size` ones: the weights of a norm that has none."""
+        name = f"ones.{size}"
+        if name not in self._ones:
+            self._ones[name] = self.generated(name, (size,), lambda: iter([np.ones(size, np.float32)]))
+        return self._ones[name]
+
     def constant(self, value: float | Sequence[int]) -> ir.Value:
         """Return a small constant, int64 or float32, written once however often it is asked for."""
         array = np.array(value, np.float32 if isinstance(value, float) else np.int64)
@@ -92,8 +102,17 @@ class Graph:
             self._constants[key] = self._tape.initializer(ir.tensor(array, name=name))
         return self._constants[key]
 
-    def weight(self, *tensors: StoredTensor, name: str | None = None, transpose: bool = False) -> ir.Value:
-        """Return an initializer made of checkpoint tensors put one under the other, then transposed if asked."""
+    def weight(
+        self, *tensors: StoredTensor, name: str | None = None, transpose: bool = False, change: Change | None = None
+    ) -> ir.Value:
+        """Return an initializer made of checkpoint tensors put one under the other, then transposed if asked.
+
+        Args:
+            tensors: at least one; all have the same shape but for their rows.
+            name: the initializer's; the first tensor's where None.
+            transpose: whether to swap rows and columns.
+            change: what else is done to the rows before; it returns an array of the same shape.
+        """
         rows = sum(tensor.shape[0] for tensor in tensors)
         shape = (rows, *tensors[0].shape[1:])
 
@@ -102,6 +121,7 @@ class Graph:
             for tensor in tensors:
                 tensor.read_into(whole[start : start + tensor.shape[0]])
                 start += tensor.shape[0]
+            whole = whole if change is None else change(whole)
             turned = whole.T if transpose else whole
             step = max(1, BLOCK_BYTES // max(1, turned[:1].nbytes))
             for row in range(0, len(turned), step):

@@ -1,18 +1,57 @@
-"""Fused graphs: which family writes which model, and why one can't."""
+"""Fused graphs: which family describes which model, and why one can't be written."""
 
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, Final
 
 import onnx_ir as ir
 
-import deploykit.convert.gpt2 as gpt2
-import deploykit.convert.llama as llama
+from deploykit.convert import cohere, gemma, glm, gpt2, gpt_neox, llama, olmo
 from deploykit.convert.builder import Graph
 from deploykit.convert.checkpoint import Checkpoint
+from deploykit.convert.decoder import Writer
+from deploykit.convert.description import Decoder, Unfit
+from deploykit.convert.fields import Fields
 from deploykit.spec import DecoderSpec, LayerCache
 
-FAMILIES: Final[dict[str, ModuleType]] = {"gpt2": gpt2, "llama": llama, "qwen2": llama}
-"""Model type → the module with its `why_not`, `layers` and `build`."""
+FAMILIES: Final[dict[str, Callable[[Fields], Decoder]]] = {
+    "apertus": llama.apertus,
+    "arcee": llama.arcee,
+    "cohere": cohere.cohere,
+    "cohere2": cohere.cohere2,
+    "cwm": llama.cwm,
+    "ernie4_5": llama.ernie4_5,
+    "exaone4": llama.exaone4,
+    "gemma": gemma.gemma,
+    "gemma2": gemma.gemma2,
+    "gemma3_text": gemma.gemma3,
+    "glm": glm.glm,
+    "glm4": glm.glm4,
+    "gpt2": gpt2.gpt2,
+    "gpt_neox": gpt_neox.gpt_neox,
+    "granite": llama.granite,
+    "helium": llama.helium,
+    "hunyuan_v1_dense": llama.hunyuan,
+    "jais2": gpt_neox.jais2,
+    "llama": llama.llama,
+    "ministral": llama.ministral,
+    "mistral": llama.mistral,
+    "nanochat": llama.nanochat,
+    "nemotron": gpt_neox.nemotron,
+    "olmo": olmo.olmo,
+    "olmo2": olmo.olmo2,
+    "olmo3": olmo.olmo3,
+    "persimmon": gpt_neox.persimmon,
+    "phi": gpt_neox.phi,
+    "phi3": glm.phi3,
+    "qwen2": llama.qwen2,
+    "qwen3": llama.qwen3,
+    "seed_oss": llama.seed_oss,
+    "smollm3": llama.smollm3,
+    "stablelm": gpt_neox.stablelm,
+    "starcoder2": gpt_neox.starcoder2,
+    "vaultgemma": gemma.vaultgemma,
+}
+"""Model type → the function that describes its decoder."""
 
 
 def why_not_fused(config: Any) -> str | None:
@@ -21,20 +60,34 @@ def why_not_fused(config: Any) -> str | None:
     Args:
         config: the model's transformers configuration.
     """
+    try:
+        describe(config)
+    except Unfit as unfit:
+        return str(unfit)
+    return None
+
+
+def describe(config: Any) -> Decoder:
+    """Return what a model's decoder looks like.
+
+    Raises:
+        Unfit: there is no fused graph for it.
+    """
     family = FAMILIES.get(config.model_type)
     if family is None:
-        return f"model type {config.model_type!r} is not among {', '.join(FAMILIES)}"
-    reason: str | None = family.why_not(config)
-    if reason is None and (cache := fused_layers(config)) and cache[0].key_dim % 8:
-        # Seen in ONNX Runtime 1.32's GroupQueryAttention: "head_size must be a multiple of 8".
-        reason = f"head size {cache[0].key_dim} is no multiple of 8"
-    return reason
+        raise Unfit(f"model type {config.model_type!r} is not among {', '.join(FAMILIES)}")
+    fields = Fields(config)
+    decoder = family(fields)
+    if (unknown := fields.unread()) is not None:
+        raise Unfit(f"{unknown} is not known to the fused form of {config.model_type}")
+    return decoder
 
 
 def fused_layers(config: Any) -> tuple[LayerCache, ...]:
     """Return what each layer of the fused graph keeps of a token."""
-    layers: tuple[LayerCache, ...] = FAMILIES[config.model_type].layers(config)
-    return layers
+    decoder = describe(config)
+    layer = LayerCache(heads=decoder.shared_heads, key_dim=decoder.head_size, value_dim=decoder.head_size)
+    return (layer,) * len(decoder.layers)
 
 
 def build_fused(checkpoint: Checkpoint, spec: DecoderSpec, *, opset: int) -> ir.Model:
@@ -44,5 +97,5 @@ def build_fused(checkpoint: Checkpoint, spec: DecoderSpec, *, opset: int) -> ir.
         CheckpointError: a tensor is missing or has another shape than config.json implies.
     """
     graph = Graph(spec, opset=opset)
-    FAMILIES[checkpoint.config.model_type].build(graph, checkpoint.config, checkpoint.weights)
+    Writer(graph, describe(checkpoint.config), checkpoint.weights).write()
     return graph.model()

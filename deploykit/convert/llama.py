@@ -1,144 +1,171 @@
-"""Llama and Qwen2 as fused graphs: RMSNorm, rotary positions, gated MLP."""
+"""Llama, and the families whose block is Llama's but for a detail that their function names."""
 
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-import onnx_ir as ir
-
-import deploykit.convert.blocks as blocks
-from deploykit.convert.blocks import Positions, Rotary
-from deploykit.convert.builder import Graph
-from deploykit.convert.weights import FloatArray, Weights
-from deploykit.spec import INPUT_IDS, LayerCache
-
-STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
-"""Rotary types whose frequencies don't depend on the sequence's length."""
-
-
-def why_not(config: Any) -> str | None:
-    """Return what keeps this configuration from a fused graph, or None."""
-    kind = config.rope_parameters.get("rope_type", "default")
-    heads, shared, size = config.num_attention_heads, config.num_key_value_heads, _head_size(config)
-    reasons = {
-        f"rotary type {kind!r} changes with the sequence's length": kind not in STATIC_ROTARY,
-        "only a part of each head is rotated": config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0,
-        f"activation {config.hidden_act!r} has no fused form": config.hidden_act not in blocks.ACTIVATIONS,
-        "some layers see a sliding window only": "sliding_attention" in (getattr(config, "layer_types", None) or ()),
-        f"{heads} heads are no multiple of {shared} key/value heads": heads % shared != 0,
-        # Seen in ONNX Runtime 1.32: "head_size shall be a multiple of 16", with rotary inside the kernel.
-        f"head size {size} is no multiple of 16": size % 16 != 0,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+from deploykit.convert.description import XIELU, Decoder, HeadNorm, Names, Norm, Unfit
+from deploykit.convert.fields import (
+    Fields,
+    decoder,
+    head_size,
+    layers,
+    rotary_of,
+    same_window,
+    windows_by_type,
+)
+from deploykit.convert.rotary import Rotary
 
 
-def layers(config: Any) -> tuple[LayerCache, ...]:
-    """Return what each layer keeps of a token."""
-    size = _head_size(config)
-    layer = LayerCache(heads=config.num_key_value_heads, key_dim=size, value_dim=size)
-    return (layer,) * int(config.num_hidden_layers)
+def llama(config: Fields) -> Decoder:
+    """Return a decoder with RMSNorm before attention and MLP, rotary positions and a gated MLP."""
+    return decoder(config, qkv_bias=config.attention_bias, output_bias=config.attention_bias, mlp_bias=config.mlp_bias)
 
 
-def build(graph: Graph, config: Any, weights: Weights) -> None:
-    """Write the whole decoder into `graph`."""
-    table = (config.vocab_size, config.hidden_size)
-    # ONNX Runtime 1.32's kernel ignores the positions it is given where there is no past, and rotates by place; so the
-    # later ones must count as it does.
-    places = blocks.positions(graph, count_leading=True)
-    with graph.scope("embedding"):
-        tokens = graph.weight(weights.find("model.embed_tokens.weight", table))
-        stream = graph.op("Gather", tokens, graph.inputs[INPUT_IDS])
-    frequencies, scaling = _frequencies(config)
-    tables = blocks.rotary(graph, frequencies, scaling=scaling)
-    update = None
-    for layer in range(config.num_hidden_layers):
-        with graph.scope(f"layers.{layer}"):
-            stream, update = _layer(graph, config, weights, layer, stream, update, places, tables)
-    stream, hidden = _norm(graph, config, weights, "model.norm", stream, update)
-    with graph.scope("head"):
-        if config.tie_word_embeddings:
-            matrix = graph.op("Transpose", tokens, perm=[1, 0])
-        else:
-            matrix = graph.weight(weights.find("lm_head.weight", table), transpose=True)
-        blocks.head(graph, hidden, places, matrix)
+def mistral(config: Fields) -> Decoder:
+    """Return a decoder whose layers all see one sliding window."""
+    return decoder(config, layers=layers(config, windows=same_window(config)))
 
 
-def _layer(
-    graph: Graph,
-    config: Any,
-    weights: Weights,
-    layer: int,
-    stream: ir.Value,
-    update: ir.Value | None,
-    places: Positions,
-    tables: Rotary,
-) -> tuple[ir.Value, ir.Value]:
-    prefix = f"model.layers.{layer}"
-    with graph.scope("attention"):
-        stream, hidden = _norm(graph, config, weights, f"{prefix}.input_layernorm", stream, update)
-        update = _attention(graph, config, weights, layer, hidden, places, tables)
-    with graph.scope("mlp"):
-        stream, hidden = _norm(graph, config, weights, f"{prefix}.post_attention_layernorm", stream, update)
-        return stream, _mlp(graph, config, weights, f"{prefix}.mlp", hidden)
+def ministral(config: Fields) -> Decoder:
+    """Return a decoder some of whose layers see a sliding window."""
+    return decoder(config, layers=layers(config, windows=windows_by_type(config)))
 
 
-def _attention(
-    graph: Graph, config: Any, weights: Weights, layer: int, x: ir.Value, places: Positions, tables: Rotary
-) -> ir.Value:
-    name, width, size = f"model.layers.{layer}.self_attn", config.hidden_size, _head_size(config)
-    queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
-    # Qwen2 always has biases on queries, keys and values, and never one on the output.
-    qwen = config.model_type == "qwen2"
-    biased = qwen or config.attention_bias
-    parts = {f"{name}.q_proj": queries, f"{name}.k_proj": keys, f"{name}.v_proj": keys}
-    packed = _linear(graph, weights, f"{name}.qkv_proj", x, width, parts, biased=biased)
-    mixed = blocks.attention(
-        graph, packed, layer, places, heads=config.num_attention_heads, scale=float(size**-0.5), tables=tables
+cwm = ministral
+
+
+def qwen2(config: Fields) -> Decoder:
+    """Return a decoder with biases on queries, keys and values, and never one on the output."""
+    return decoder(config, qkv_bias=True, layers=layers(config, windows=windows_by_type(config)))
+
+
+def qwen3(config: Fields) -> Decoder:
+    """Return a decoder that normalizes each head of queries and keys."""
+    biased = config.attention_bias
+    norm = HeadNorm(norm=Norm(epsilon=config.rms_norm_eps))
+    windows = windows_by_type(config)
+    return decoder(config, qkv_bias=biased, output_bias=biased, head_norm=norm, layers=layers(config, windows=windows))
+
+
+def arcee(config: Fields) -> Decoder:
+    """Return a Llama without a gate."""
+    return replace(llama(config), gated=False, names=Names(up=("mlp.up_proj",)))
+
+
+def apertus(config: Fields) -> Decoder:
+    """Return a decoder without a gate, with normalized heads and an activation that has weights."""
+    biased = config.attention_bias
+    names = Names(before_attention="attention_layernorm", before_mlp="feedforward_layernorm", up=("mlp.up_proj",))
+    return decoder(
+        config,
+        names=names,
+        gated=False,
+        qkv_bias=biased,
+        output_bias=biased,
+        head_norm=HeadNorm(norm=Norm(epsilon=config.rms_norm_eps)),
+        activation=config.hidden_act or XIELU,
     )
-    out = f"{name}.o_proj"
-    return _linear(graph, weights, out, mixed, queries, {out: width}, biased=biased and not qwen)
 
 
-def _mlp(graph: Graph, config: Any, weights: Weights, name: str, x: ir.Value) -> ir.Value:
-    width, inner, biased = config.hidden_size, config.intermediate_size, bool(getattr(config, "mlp_bias", False))
-    gate, up, down = (f"{name}.{part}_proj" for part in ("gate", "up", "down"))
-    opened = _linear(graph, weights, gate, x, width, {gate: inner}, biased=biased)
-    opened = blocks.ACTIVATIONS[config.hidden_act](graph, opened)
-    raised = _linear(graph, weights, up, x, width, {up: inner}, biased=biased)
-    return _linear(graph, weights, down, graph.op("Mul", opened, raised), inner, {down: width}, biased=biased)
+def ernie4_5(config: Fields) -> Decoder:
+    """Return a Llama that turns neighbouring elements together."""
+    biased, rotary = bool(config.use_bias), rotary_of(config, interleaved=True)
+    turning = [rotary] * config.num_hidden_layers
+    return decoder(config, qkv_bias=biased, output_bias=biased, mlp_bias=biased, layers=layers(config, turning=turning))
 
 
-def _linear(
-    graph: Graph, weights: Weights, name: str, x: ir.Value, inputs: int, parts: dict[str, int], *, biased: bool
-) -> ir.Value:
-    """Return x times the matrices named in `parts` (name → outputs), side by side as one product."""
-    matrices = [weights.find(f"{part}.weight", (outputs, inputs)) for part, outputs in parts.items()]
-    matrix = graph.weight(*matrices, name=f"{name}.weight", transpose=True)
-    if not biased:
-        return blocks.linear(graph, x, matrix)
-    biases = [weights.find(f"{part}.bias", (outputs,)) for part, outputs in parts.items()]
-    return blocks.linear(graph, x, matrix, graph.weight(*biases, name=f"{name}.bias"))
+def exaone4(config: Fields) -> Decoder:
+    """Return a decoder with norms after its blocks, normalized heads, and rotary only where there is a window."""
+    windows, rotary = windows_by_type(config), rotary_of(config)
+    turning = [rotary if window or not config.sliding_window else None for window in windows]
+    names = Names(
+        before_attention=None,
+        after_attention="post_attention_layernorm",
+        before_mlp=None,
+        after_mlp="post_feedforward_layernorm",
+    )
+    return decoder(
+        config,
+        names=names,
+        head_norm=HeadNorm(norm=Norm(epsilon=config.rms_norm_eps)),
+        layers=layers(config, turning=turning, windows=windows),
+    )
 
 
-def _norm(
-    graph: Graph, config: Any, weights: Weights, name: str, stream: ir.Value, update: ir.Value | None
-) -> tuple[ir.Value, ir.Value]:
-    scale = graph.weight(weights.find(f"{name}.weight", (config.hidden_size,)))
-    return blocks.norm(graph, stream, update, scale=scale, bias=None, epsilon=config.rms_norm_eps)
+def granite(config: Fields) -> Decoder:
+    """Return a Llama with factors on embedding, attention, residual and logits."""
+    return replace(
+        llama(config),
+        embedding_scale=float(config.embedding_multiplier),
+        residual_scale=float(config.residual_multiplier),
+        logit_scale=1.0 / config.logits_scaling,
+        layers=layers(config, scale=config.attention_multiplier),
+    )
 
 
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+def helium(config: Fields) -> Decoder:
+    """Return a Llama that turns neighbouring elements together, without a bias on the output."""
+    rotary = rotary_of(config, interleaved=True)
+    turning = [rotary] * config.num_hidden_layers
+    return decoder(
+        config,
+        qkv_bias=config.attention_bias,
+        mlp_bias=config.mlp_bias,
+        layers=layers(config, turning=turning),
+    )
 
 
-def _frequencies(config: Any) -> tuple[FloatArray, float]:
-    """Return the rotary inverse frequencies [D / 2] in radians a token, and what the tables are multiplied by."""
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+def hunyuan(config: Fields) -> Decoder:
+    """Return a Llama that normalizes each head after turning it."""
+    rotary = _stretched(config) if config.rope_parameters.get("alpha") else rotary_of(config)
+    norm = HeadNorm(norm=Norm(epsilon=config.rms_norm_eps), after_rotary=True)
+    biased = config.attention_bias
+    return decoder(
+        config,
+        names=Names(query_norm="self_attn.query_layernorm", key_norm="self_attn.key_layernorm"),
+        qkv_bias=biased,
+        output_bias=biased,
+        head_norm=norm,
+        layers=layers(config, turning=[rotary] * config.num_hidden_layers),
+    )
 
-    kind = config.rope_parameters.get("rope_type", "default")
-    if kind != "default":
-        frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-        return np.asarray(frequencies, np.float32), float(scaling)
-    # torch's own power, so that the table equals PyTorch's to the bit.
-    exponents = torch.arange(0, _head_size(config), 2, dtype=torch.float) / _head_size(config)
-    return np.asarray(1.0 / config.rope_parameters["rope_theta"] ** exponents, np.float32), 1.0
+
+def _stretched(config: Fields) -> Rotary:
+    """Return the `dynamic` type with an alpha, whose base is stretched once and for all."""
+    given = config.rope_parameters
+    if given["rope_type"] != "dynamic":
+        raise Unfit(f"its rotary embedding has alpha = {given['alpha']!r}")
+    size = head_size(config)
+    theta = given["rope_theta"] * given["alpha"] ** (size / (size - 2))
+    return rotary_of(config, parameters={"rope_type": "default", "rope_theta": theta})
+
+
+def nanochat(config: Fields) -> Decoder:
+    """Return a decoder whose norms have no weights, that turns backwards, with bounded logits."""
+    norm, biased = Norm(epsilon=config.rms_norm_eps, weight=False), config.attention_bias
+    rotary = rotary_of(config, backwards=True)
+    return decoder(
+        config,
+        names=Names(up=("mlp.fc1",), down="mlp.fc2"),
+        gated=False,
+        norm=norm,
+        embedding_norm=True,
+        head_norm=HeadNorm(norm=norm, after_rotary=True),
+        qkv_bias=biased,
+        output_bias=biased,
+        logit_softcap=config.final_logit_softcapping or 0.0,
+        layers=layers(config, turning=[rotary] * config.num_hidden_layers),
+    )
+
+
+def seed_oss(config: Fields) -> Decoder:
+    """Return a Llama whose output has a bias of its own choice."""
+    return decoder(
+        config, qkv_bias=config.attention_bias, output_bias=config.attention_out_bias, mlp_bias=config.mlp_bias
+    )
+
+
+def smollm3(config: Fields) -> Decoder:
+    """Return a Llama some of whose layers know no positions."""
+    rotary = rotary_of(config)
+    turning = [rotary if turned else None for turned in config.no_rope_layers]
+    return replace(llama(config), layers=layers(config, turning=turning, windows=windows_by_type(config)))

@@ -14,92 +14,13 @@ from checkpoints import make_checkpoint
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from transformers import CONFIG_MAPPING
+from ways import EVERYWHERE, IDS, IN_PLACE, assert_close, left_padded, ones, prefill, right_padded_in_place
 
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.fused import why_not_fused
 from deploykit.errors import UnsupportedModelError
 from deploykit.validate.decoder import Decoder
-
-IDS = np.array([5, 300, 17, 44, 45, 120, 9, 260, 33, 34, 35, 36, 70, 71, 199, 8, 7, 250, 61, 62], np.int64)
-LENGTHS = (14, 9, 1)
-"""Ragged rows: each a beginning of IDS."""
-
-
-def assert_close(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-    assert found.shape == wanted.shape
-    gap = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-    assert gap <= 1e-5, f"{gap:.2e} off"
-
-
-def ones(*shape: int) -> NDArray[np.int64]:
-    return np.ones(shape, np.int64)
-
-
-def prefill(run: Decoder, reference: Any) -> None:
-    assert_close(run.run(IDS[None], ones(1, IDS.size))[0][0], reference(IDS))
-
-
-def token_by_token(run: Decoder, reference: Any) -> None:
-    wanted, cache = reference(IDS), None
-    for place in range(IDS.size):
-        logits, cache = run.run(IDS[None, place : place + 1], ones(1, place + 1), cache)
-        assert_close(logits[0, 0], wanted[place])
-
-
-def chunks(run: Decoder, reference: Any) -> None:
-    """Past 0, 1 and 7, several new tokens each, one row."""
-    wanted, cache = reference(IDS), None
-    for start, end in ((0, 1), (1, 7), (7, 20)):
-        logits, cache = run.run(IDS[None, start:end], ones(1, end), cache)
-        assert_close(logits[0], wanted[start:end])
-
-
-def left_padded(run: Decoder, reference: Any) -> None:
-    wanted, width = reference(IDS), max(LENGTHS)
-    ids = np.stack([np.r_[ones(width - n), IDS[:n]] for n in LENGTHS])
-    mask = np.stack([np.r_[0 * ones(width - n), ones(n)] for n in LENGTHS])
-    logits, cache = run.run(ids, mask)
-    for row, n in enumerate(LENGTHS):
-        assert_close(logits[row, width - n :], wanted[:n])
-    for step in range(4):
-        mask = np.c_[mask, ones(len(LENGTHS))]
-        logits, cache = run.run(np.array([[IDS[n + step]] for n in LENGTHS]), mask, cache)
-        for row, n in enumerate(LENGTHS):
-            assert_close(logits[row, 0], wanted[n + step])
-
-
-def right_padded_in_place(run: Decoder, reference: Any) -> None:
-    """A ragged prefill and ragged steps, past and present one buffer that is longer than either."""
-    wanted, lengths = reference(IDS), np.array(LENGTHS)
-    cache = run.empty_cache(len(LENGTHS), 32)
-    ids = np.stack([np.r_[IDS[:n], ones(max(LENGTHS) - n)] for n in LENGTHS])
-    logits = run.run_in_place(ids, (np.arange(max(LENGTHS)) < lengths[:, None]).astype(np.int64), cache)
-    for row, n in enumerate(LENGTHS):
-        assert_close(logits[row, :n], wanted[:n])
-    for _ in range(4):
-        ids, lengths = IDS[lengths][:, None], lengths + 1
-        logits = run.run_in_place(ids, (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64), cache)
-        for row, n in enumerate(lengths):
-            assert_close(logits[row, 0], wanted[n - 1])
-
-
-def chunks_in_place(run: Decoder, reference: Any) -> None:
-    wanted, cache = reference(IDS), run.empty_cache(1, 24)
-    for start, end in ((0, 6), (6, 7), (7, 18), (18, 20)):
-        assert_close(run.run_in_place(IDS[None, start:end], ones(1, end), cache)[0], wanted[start:end])
-
-
-def holes(run: Decoder, reference: Any) -> None:
-    """Steps after a right-padded prefill whose padding stays masked between the prompt and the answer."""
-    cache = run.empty_cache(1, 24)
-    run.run_in_place(np.r_[IDS[:5], ones(3)][None], np.r_[ones(5), 0 * ones(3)][None], cache)
-    mask = np.r_[ones(5), 0 * ones(3), ones(1)][None]
-    assert_close(run.run_in_place(IDS[None, 5:6], mask, cache)[0, 0], reference(IDS)[5])
-
-
-EVERYWHERE = (prefill, token_by_token, chunks, left_padded)
-IN_PLACE = (right_padded_in_place, chunks_in_place, holes)
 
 
 @pytest.mark.parametrize("way", [*EVERYWHERE, *IN_PLACE])
@@ -210,14 +131,31 @@ def test_reads_the_rotary_fields_of_older_checkpoints(
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
-    "head size 8 is no multiple of 16": ("llama", {"head_dim": 8}),
-    "head size 12 is no multiple of 8": ("gpt2", {"n_embd": 48}),
-    "rotary type 'dynamic'": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
-    "sliding window": ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "head size 12 is no multiple of 8": ("llama", {"head_dim": 12}),
+    "head size 20 is no multiple of 8": ("gpt2", {"n_embd": 80}),
+    "hidden size 66 is no multiple of 4 heads": ("gpt2", {"n_embd": 66}),
+    "4 heads are no multiple of 3 key/value heads": ("llama", {"num_key_value_heads": 3}),
+    "rotary type 'proportional'": ("llama", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}),
+    "8 of 16 elements of each head": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ),
+    "rotary embedding has mrope_section": (
+        "qwen2",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
+    ),
+    "rotary embedding has alpha": (
+        "hunyuan_v1_dense",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "alpha": 2.0}},
+    ),
+    "a layer's type is 'chunked_attention'": ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}),
+    "sliding_window is None": ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
     "activation 'leaky_relu'": ("llama", {"hidden_act": "leaky_relu"}),
     "activation 'laplace'": ("gpt2", {"activation_function": "laplace"}),
     "cross-attention": ("gpt2", {"add_cross_attention": True}),
-    "model type 'opt'": ("opt", {}),
+    "use_bidirectional_attention = True": ("gemma", {"use_bidirectional_attention": True}),
+    "attn_logit_softcapping = 50.0": ("gemma3_text", {"attn_logit_softcapping": 50.0}),
+    "model type 'opt' is not among apertus, arcee, ": ("opt", {}),
 }
 
 
@@ -230,8 +168,8 @@ def test_says_why_it_takes_the_traced_way(reason: str) -> None:
 
 
 def test_fused_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", head_dim=8)
-    with pytest.raises(UnsupportedModelError, match=r"head size 8 .* --method auto or traced"):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", head_dim=12)
+    with pytest.raises(UnsupportedModelError, match=r"head size 12 .* --method auto or traced"):
         convert(checkpoint, tmp_path / "out", ConvertConfig(method="fused"))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
