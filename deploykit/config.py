@@ -68,9 +68,15 @@ class QuantizeConfig:
     """How int4 and int8 weights are rounded: to nearest, by half-quadratic scales and zero points (HQQ, needs no data),
     or by GPTQ on calibration text."""
     calibration: Path | None = None
-    """Text that GPTQ calibrates on; prose of the Python documentation where None."""
+    """Text whose end GPTQ and `sensitive` calibrate on; prose of the Python documentation where None."""
     more_bits: tuple[str, ...] = ()
-    """Parts of the names of weights that keep 8 bits in int4, such as `layers.0` or `down_proj`."""
+    """Parts of the names of weights that keep 8 bits in int4, whole words, such as `layers.0` or `down_proj`."""
+    sensitive: float = 0.0
+    """Percent of the weights that keep 8 bits in int4: those of the products whose outputs suffer most in 4 bits on
+    calibration text."""
+    symmetric: bool | None = None
+    """Whether levels lie evenly around zero; else each block has a zero point of its own (half a byte more, no slower).
+    None: in 8 bits only."""
     max_quality_loss: float = 0.01
     """Largest relative growth of perplexity that `auto` accepts."""
     block_size: int = 32
@@ -83,6 +89,8 @@ class QuantizeConfig:
         _choice("quantize", self.precision, Quantization)
         _choice("rounding", self.rounding, Rounding)
         _at_least("max_quality_loss", self.max_quality_loss, 0)
+        if not 0 <= self.sensitive <= 100:
+            raise ConfigError(f"sensitive must be 0 to 100 percent of the weights, got {self.sensitive}")
         if self.head_bits not in (4, 8):
             raise ConfigError(f"head_bits must be 4 or 8, got {self.head_bits}")
         if self.block_size not in (16, 32, 64, 128, 256):

@@ -6,17 +6,20 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deploykit.artifact import Artifact, Draft, StageRecord, draft
 from deploykit.config import QuantizeConfig
-from deploykit.errors import ArtifactError
+from deploykit.errors import ArtifactError, ConfigError
 from deploykit.progress import Progress, silent
-from deploykit.quantize.blocks import Bits
+from deploykit.quantize.dynamic import quantize_activations
+from deploykit.quantize.half import halve, halve_quantized
 from deploykit.quantize.weight_only import quantize_weights
-from deploykit.spec import VARIANT_FILES, Precision, data_file
+from deploykit.spec import HALF, VARIANT_FILES, Precision, data_file
 
 __all__ = ["quantize"]
+
+WEIGHT_ONLY: Final = ("int8", "int4", "int4-fp16")
 
 
 def quantize(
@@ -42,11 +45,14 @@ def quantize(
 
     Raises:
         ArtifactError: `source` is no sound artifact, holds no fp32 graph, or a weight holds NaN or Inf.
+        ConfigError: the precision is `auto`, no weight is named in `more_bits`, or the calibration text can't be read.
         OutputError: `out` exists, or can't be written.
     """
     config = config or QuantizeConfig()
+    if config.precision == "auto":
+        raise ConfigError("quantize auto measures whole models, which this stage can't; use deploykit export")
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
-    file = artifact.graph("fp32")
+    artifact.graph("fp32")  # refuses one without it before any work is done
     precision: Precision = "fp32" if config.precision == "none" else config.precision
     with draft(out, overwrite=overwrite) as sheet:
         result: dict[str, Any] = {}
@@ -54,10 +60,10 @@ def quantize(
         parity = dict(artifact.manifest.parity)
         if precision != "fp32":
             start = time.perf_counter()
-            result = _write(file, sheet.file(VARIANT_FILES[precision]), precision, config, progress)
+            result = _write(artifact, sheet.file(VARIANT_FILES[precision]), precision, config, progress)
             result["seconds"] = round(time.perf_counter() - start, 3)
             written = {VARIANT_FILES[precision], data_file(VARIANT_FILES[precision])}
-            written |= _announce(artifact, sheet, VARIANT_FILES[precision])
+            written |= _announce(artifact, sheet, precision)
             # What was found for an earlier model of this precision doesn't hold for the new one.
             parity.pop(precision, None)
         sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written], link=link)
@@ -74,18 +80,20 @@ def quantize(
 
 
 def _write(
-    source: Path, target: Path, precision: Precision, config: QuantizeConfig, progress: Progress
+    artifact: Artifact, target: Path, precision: Precision, config: QuantizeConfig, progress: Progress
 ) -> dict[str, Any]:
     """Write the quantized graph and return the figures of the record."""
+    source = artifact.graph("fp32")
     if precision == "dynamic-int8":
-        # Loads all of onnxruntime.quantization, which nothing else needs.
-        from deploykit.quantize.dynamic import quantize_activations
-
         figures = quantize_activations(source, target, progress=progress)
+    elif precision == "fp16":
+        figures = halve(source, target, progress=progress)
+    elif precision == "int4-fp16":
+        figures = halve_quantized(
+            lambda file: quantize_weights(artifact, file, config, progress=progress), target, progress=progress
+        )
     else:
-        bits: Bits = 8 if precision == "int8" else 4
-        head_bits: Bits = 8 if precision == "int8" else config.head_bits
-        figures = quantize_weights(source, target, bits, config.block_size, head_bits=head_bits, progress=progress)
+        figures = quantize_weights(artifact, target, config, progress=progress)
     if not figures["products"]:
         raise ArtifactError(
             f"{source}: no product with constant weights in it, so {precision} changes nothing; use none"
@@ -99,15 +107,22 @@ def _size(file: Path) -> int:
     return file.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
-def _announce(artifact: Artifact, sheet: Draft, name: str) -> set[str]:
-    """Tell transformers.js, in `config.json`, whether the new graph has a data file; return the files written."""
+def _announce(artifact: Artifact, sheet: Draft, precision: Precision) -> set[str]:
+    """Tell transformers.js, in `config.json`, what it can't see in the new graph; return the files written.
+
+    It asks for each graph whether there is a data file, and for each precision, by the end of its file's name, of what
+    type the cache is: float32 where it is told nothing.
+    """
     if "config.json" not in artifact.manifest.files:
         return set()
-    file = artifact.path / "config.json"
+    file, graph = artifact.path / "config.json", Path(VARIANT_FILES[precision])
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        files = config.setdefault("transformers.js_config", {}).setdefault("use_external_data_format", {})
-        files[Path(name).name] = int((sheet.path / data_file(name)).exists())
+        told = config.setdefault("transformers.js_config", {})
+        data = sheet.path / data_file(VARIANT_FILES[precision])
+        told.setdefault("use_external_data_format", {})[graph.name] = int(data.exists())
+        if precision in HALF:
+            told.setdefault("kv_cache_dtype", {})[graph.stem.removeprefix("model_")] = "float16"
     except (ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{file}: can't be read as a model's configuration: {error}; export again") from error
     sheet.write_json("config.json", config)
@@ -115,8 +130,14 @@ def _announce(artifact: Artifact, sheet: Draft, name: str) -> set[str]:
 
 
 def _options(config: QuantizeConfig) -> dict[str, Any]:
-    if config.precision == "int8":
-        return {"precision": config.precision, "block_size": config.block_size}
-    if config.precision == "int4":
-        return {"precision": config.precision, "block_size": config.block_size, "head_bits": config.head_bits}
-    return {"precision": config.precision}
+    """Return what bears on the precision, without what was left as it is by default."""
+    options: dict[str, Any] = {"precision": config.precision}
+    if config.precision in WEIGHT_ONLY:
+        options |= {"block_size": config.block_size, "rounding": config.rounding}
+        if config.symmetric is not None:
+            options["symmetric"] = config.symmetric
+        if config.precision != "int8":
+            options["head_bits"] = config.head_bits
+            options |= {"more_bits": list(config.more_bits)} if config.more_bits else {}
+            options |= {"sensitive": config.sensitive} if config.sensitive else {}
+    return options

@@ -1,75 +1,85 @@
 """Weights in blocks that share a scale: ONNX Runtime's layout for MatMulNBits and GatherBlockQuantized.
 
-A row of K weights is cut into blocks of `block` weights, the last one filled up with zeros. A weight is
-`(q - 2^(bits-1)) * scale`; q takes a byte (8 bits), or a nibble, the even one in the low half of its byte (4 bits).
+A row of K weights is cut into blocks of `block` weights, the last one filled up. A weight is `(q - zero) * scale`; q
+takes a byte (8 bits), or a nibble, the even one in the low half of its byte (4 bits). Zero points are stored like q,
+each row in whole bytes; without them zero is the middle, 2^(bits-1).
 """
 
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from deploykit.errors import ArtifactError
 
 Bits = Literal[4, 8]
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 
-_CHUNK: Final = 1 << 18
-"""Weights worked on at once: each array in between is 1 MiB and stays in a core's cache, however large the tensor."""
-_SMALLEST: Final = 1e-30
-"""A block without a larger weight is zero: its scale would be subnormal."""
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A weight [N, K] as it is stored."""
+
+    bits: Bits
+    data: ByteArray
+    """[N, blocks, block * bits / 8]"""
+    scales: FloatArray
+    """[N, blocks]"""
+    zeros: ByteArray | None
+    """[N, ceil(blocks * bits / 8)]; None where every zero point is the middle."""
+
+    @classmethod
+    def empty(cls, rows: int, blocks: int, block: int, bits: Bits, *, symmetric: bool) -> "Blocks":
+        """Return the storage of a weight, to be filled row by row."""
+        return cls(
+            bits=bits,
+            data=np.empty((rows, blocks, block * bits // 8), np.uint8),
+            scales=np.empty((rows, blocks), np.float32),
+            zeros=None if symmetric else np.empty((rows, zero_bytes(blocks, bits)), np.uint8),
+        )
+
+    def fill(self, rows: slice, levels: ByteArray, scales: FloatArray, zeros: NDArray[Any]) -> None:
+        """Store some rows.
+
+        Args:
+            rows: which of the N.
+            levels: q, with the weights of a row below each other: [blocks, block, n].
+            scales: [blocks, n].
+            zeros: [blocks, n], whole numbers; any value where zero points aren't stored.
+        """
+        packed = pack(levels.reshape(-1, levels.shape[-1]), self.bits)
+        self.data[rows] = packed.T.reshape(self.data[rows].shape)
+        self.scales[rows] = scales.T
+        if self.zeros is not None:
+            self.zeros[rows] = pack(zeros.astype(np.uint8), self.bits).T
+
+    def weights(self, columns: int) -> FloatArray:
+        """Return the weights that are stored, [N, K]."""
+        levels = unpack(self.data.reshape(len(self.data), -1), self.bits).reshape(*self.scales.shape, -1)
+        zeros: NDArray[Any] | float = 2.0 ** (self.bits - 1)
+        if self.zeros is not None:
+            zeros = unpack(self.zeros, self.bits)[:, : self.scales.shape[1], None].astype(np.float32)
+        weights = (levels.astype(np.float32) - zeros) * self.scales[..., None]
+        return np.asarray(weights.reshape(len(self.data), -1)[:, :columns], np.float32)
 
 
-def quantize_weight(weight: FloatArray, bits: Bits, block: int, *, name: str) -> tuple[ByteArray, FloatArray]:
-    """Return the weights rounded to nearest, [N, blocks, block * bits / 8], and their scales, [N, blocks].
-
-    Args:
-        weight: [N, K]; may be a transposed view of a mapped file, of which a few rows are read at a time.
-        bits: how many bits a weight keeps.
-        block: weights that share a scale, along K.
-        name: the tensor's name, for errors.
-
-    Raises:
-        ArtifactError: the tensor holds NaN or Inf.
-    """
-    rows, columns = weight.shape
-    blocks = -(-columns // block)
-    packed = np.empty((rows, blocks, block * bits // 8), np.uint8)
-    scales = np.empty((rows, blocks), np.float32)
-    step = max(1, _CHUNK // (blocks * block))
-    for start in range(0, rows, step):
-        part = np.zeros((min(step, rows - start), blocks * block), np.float32)
-        part[:, :columns] = weight[start : start + step]
-        if not np.isfinite(part).all():
-            raise ArtifactError(f"weight {name!r} holds NaN or Inf; the checkpoint is damaged")
-        levels, scale = _round(part.reshape(-1, blocks, block), bits)
-        packed[start : start + step] = _pack(levels, bits)
-        scales[start : start + step] = scale
-    return packed, scales
+def zero_bytes(blocks: int, bits: Bits) -> int:
+    """Return how many bytes the zero points of a row take."""
+    return -(-blocks * bits // 8)
 
 
-def dequantize(packed: ByteArray, scales: FloatArray, bits: Bits, columns: int) -> FloatArray:
-    """Return the weights that `packed` stands for, [N, columns]."""
-    levels = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)
-    weights = (levels.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
-    return np.asarray(weights.reshape(len(packed), -1)[:, :columns], np.float32)
+def pack(levels: ByteArray, bits: Bits) -> ByteArray:
+    """Return levels as bytes, along the first axis: pairs of nibbles, the last one filled up, or the levels."""
+    if bits == 8:
+        return levels
+    packed = levels[0::2].copy()
+    packed[: len(levels) // 2] |= np.left_shift(levels[1::2], 4, dtype=np.uint8)
+    return packed
 
 
-def _round(weights: FloatArray, bits: Bits) -> tuple[ByteArray, FloatArray]:
-    """Return levels [N, blocks, block] and scales: the weight farthest from zero becomes the lowest level exactly.
-
-    Symmetric levels are lopsided (-8 to 7): giving the far end to the largest weight, whatever its sign, uses them all.
-    """
-    half = 2 ** (bits - 1)
-    farthest = np.abs(weights).argmax(axis=-1, keepdims=True)
-    extreme = np.take_along_axis(weights, farthest, axis=-1)
-    extreme[np.abs(extreme) < _SMALLEST] = 0
-    scales = extreme / -half
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-    levels = np.rint(weights * inverse) + half
-    return np.clip(levels, 0, 2 * half - 1).astype(np.uint8), scales[..., 0]
-
-
-def _pack(levels: ByteArray, bits: Bits) -> ByteArray:
-    return levels if bits == 8 else np.asarray(levels[..., 0::2] | (levels[..., 1::2] << 4), np.uint8)
+def unpack(packed: ByteArray, bits: Bits) -> ByteArray:
+    """Return the levels in `packed`, along the last axis."""
+    if bits == 8:
+        return packed
+    pairs = np.stack([packed & 15, packed >> 4], axis=-1)
+    return np.asarray(pairs.reshape(*packed.shape[:-1], -1), np.uint8)

@@ -16,7 +16,7 @@ from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.errors import ArtifactError
 from deploykit.quantize import quantize
-from deploykit.quantize.blocks import dequantize
+from deploykit.quantize.blocks import Bits, Blocks
 from deploykit.spec import LOGITS_TO_KEEP, VARIANT_FILES, Precision, data_file
 
 WEIGHT_ONLY: list[tuple[Any, Any]] = [("int8", 8), ("int4", 4)]
@@ -72,32 +72,46 @@ def test_every_product_and_the_table_are_quantized(
     assert (kinds.count("MatMulNBits"), kinds.count("MatMul")) == (products, 0)
     assert kinds.count("GatherBlockQuantized") == 1
     record = result.manifest.history[-1]
-    assert record.options == {"precision": precision, "block_size": 32} | ({"head_bits": 8} if bits == 4 else {})
+    options = {"precision": precision, "block_size": 32, "rounding": "rtn"}
+    assert record.options == options | ({"head_bits": 8} if bits == 4 else {})
     assert (record.result["products"], record.result["embeddings"], record.result["products_left"]) == (products, 1, {})
     assert record.result["bytes_after"] < record.result["bytes_before"] / (2 if bits == 8 else 3)
     # A fraction of the weights' own error, which is 0.5 % and 7 % of a product with normal weights.
     assert 0 < relative(logits(result, precision), logits(source, "fp32")) < (0.1 if bits == 8 else 1)
 
 
-@pytest.mark.parametrize(("precision", "bits"), WEIGHT_ONLY)
+def rounded(artifact: Artifact, precision: Precision, out: Path, source: Artifact) -> Artifact:
+    """`source` with the weights that `artifact` holds in fewer bits, as fp32."""
+    stored = {name: tensor.numpy() for name, tensor in initializers(artifact, precision).items()}
+
+    def change(graph: ir.Graph) -> None:
+        for name in [name for name in stored if name.endswith(".scales")]:
+            stem = name.removesuffix(".scales")
+            bits: Bits = 8 if f"{stem}.q8" in stored else 4
+            plain = stem.removesuffix(".T")
+            blocks = Blocks(
+                bits=bits,
+                data=stored[f"{stem}.q{bits}"],
+                scales=stored[name],
+                zeros=stored.get(f"{stem}.zeros"),
+            )
+            size = graph.initializers[plain].shape
+            assert size is not None
+            weight = blocks.weights(int(size.numpy()[0 if stem != plain else 1]))
+            replace_weight(graph, plain, lambda _, w=weight, t=stem != plain: w.T if t else w)  # type: ignore[misc]
+
+    return altered(source, out, change)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("rounding", ["rtn", "hqq", "gptq"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_graph_computes_what_fp32_does_with_the_rounded_weights(
-    precision: Any, bits: Any, tied: Artifact, tmp_path: Path
+    precision: Any, rounding: Any, symmetric: bool, tied: Artifact, tmp_path: Path
 ) -> None:
-    result = quantize(tied, tmp_path / "out", QuantizeConfig(precision=precision))
-    stored = initializers(result, precision)
-
-    def rounded(graph: ir.Graph) -> None:
-        for name, tensor in stored.items():
-            for plain, turned in ((name.removesuffix(f".q{bits}"), False), (name.removesuffix(f".T.q{bits}"), True)):
-                if name != plain and plain in graph.initializers:
-                    scales = stored[name.removesuffix(f".q{bits}") + ".scales"].numpy()
-                    size = graph.initializers[plain].shape
-                    assert size is not None
-                    columns = int(size.numpy()[0 if turned else 1])
-                    weight = dequantize(tensor.numpy(), scales, bits, columns)
-                    replace_weight(graph, plain, lambda _, w=weight, t=turned: w.T if t else w)  # type: ignore[misc]
-
-    reference = altered(tied, tmp_path / "rounded", rounded)
+    config = QuantizeConfig(precision=precision, rounding=rounding, symmetric=symmetric)
+    result = quantize(tied, tmp_path / "out", config)
+    reference = rounded(result, precision, tmp_path / "rounded", tied)
     assert relative(logits(reference, "fp32"), logits(tied, "fp32")) > 0
     # What is left between them is the rounding of activations to int8.
     assert relative(logits(result, precision), logits(reference, "fp32")) < 0.1

@@ -1,0 +1,164 @@
+"""Which weights keep more bits, and what is recorded of each."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from altering import altered, replace_weight, without
+
+from deploykit.artifact import Artifact
+from deploykit.config import QuantizeConfig
+from deploykit.errors import ArtifactError, ConfigError
+from deploykit.quantize import quantize
+from deploykit.quantize.plan import most_sensitive, named
+
+TOKENS = 1024  # set in conftest.py
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+def made(source: Artifact, out: Path, **options: Any) -> tuple[Artifact, dict[str, Any]]:
+    result = quantize(source, out, QuantizeConfig(precision="int4", **options))
+    return result, dict(result.manifest.history[-1].result)
+
+
+def eight(record: dict[str, Any]) -> set[str]:
+    return {name for name, entry in record["weights"].items() if entry["bits"] == 8}
+
+
+def test_named_weights_keep_8_bits(tied: Artifact, tmp_path: Path) -> None:
+    result, record = made(tied, tmp_path / "out", more_bits=("layers.0", "down_proj"))
+    names = record["weights"]
+    wanted = {name for name in names if ".layers.0." in name or "down_proj" in name}
+    assert eight(record) == wanted | {"model.embed_tokens.weight"}
+    assert record["bits"] == {"4": len(names) - len(wanted) - 1, "8": len(wanted) + 1}
+    assert result.manifest.history[-1].options["more_bits"] == ["layers.0", "down_proj"]
+    # A named head too, whatever its own bits are.
+    _, record = made(tied, tmp_path / "head", head_bits=4, more_bits=("embed_tokens",))
+    assert eight(record) == {"model.embed_tokens.weight"}
+
+
+def test_parts_of_names_are_whole_words() -> None:
+    names = ["model.layers.1.mlp.weight", "model.layers.10.mlp.weight", "/model/layers.1/MatMul"]
+    assert named(names, ["layers.1"]) == {names[0], names[2]}
+    assert named(names, ["mlp", "layers.10"]) == {names[0], names[1]}
+    assert named(names, []) == frozenset()
+
+
+@pytest.mark.parametrize("part", ["layers.7", "down", ""])
+def test_a_part_that_no_weight_has_is_an_error_that_shows_names(part: str, tied: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"in none of the \d+ names of weights, such as model\.layers\.0"):
+        made(tied, tmp_path / "out", more_bits=(part,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_largest_errors_win_as_far_as_there_is_room() -> None:
+    sizes = {"a": 10, "b": 60, "c": 20, "d": 10}
+    errors = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2}
+    assert most_sensitive(sizes, errors, 0) == frozenset()
+    assert most_sensitive(sizes, errors, 30) == {"c", "d"}
+    assert most_sensitive(sizes, errors, 60) == {"b"}
+    assert most_sensitive(sizes, errors, 100) == set(sizes)
+
+
+@pytest.mark.parametrize("rounding", ["rtn", "gptq"])
+def test_a_weight_with_outliers_is_found_to_be_sensitive(rounding: Any, tied: Artifact, tmp_path: Path) -> None:
+    def spoil(array: Any) -> Any:
+        # One weight in each block forces a step on its neighbours that is as wide as they are.
+        spoiled = array.copy()
+        spoiled[::32] *= 30
+        return spoiled
+
+    source = altered(tied, tmp_path / "source", lambda graph: replace_weight(graph, DOWN, spoil))
+    before = made(source, tmp_path / "before", rounding=rounding)[1]
+    # 6144 of the 61,440 weights that may change; each product of this model is at least a tenth.
+    result, record = made(source, tmp_path / "out", sensitive=12, rounding=rounding)
+    assert eight(record) - {"model.embed_tokens.weight"} == {DOWN}
+    assert result.manifest.history[-1].options["sensitive"] == 12
+    assert record["bytes_after"] > before["bytes_after"]
+
+
+def test_the_record_says_what_each_weight_lost(tied: Artifact, tmp_path: Path) -> None:
+    plain = made(tied, tmp_path / "plain")[1]
+    assert "calibration" not in plain
+    assert all(set(entry) == {"bits", "weight_error"} for entry in plain["weights"].values())
+    assert all(0.05 < entry["weight_error"] < 0.1 for entry in plain["weights"].values() if entry["bits"] == 4)
+    gptq = made(tied, tmp_path / "gptq", rounding="gptq")[1]
+    assert gptq["calibration"] == {"text": "end of pydoc_data.topics", "tokens": TOKENS}
+    for name, entry in gptq["weights"].items():
+        # The table, which is the head as well, is looked up too: it is rounded to nearest.
+        assert ("output_error" in entry) == (name != "model.embed_tokens.weight")
+        if entry["bits"] == 4:
+            assert entry["output_error"] < plain["weights"][name]["weight_error"]
+
+
+def test_calibration_takes_the_end_of_a_file(tied: Artifact, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ä" * 200_000 + "print(name)\n", encoding="utf-8")
+    record = made(tied, tmp_path / "out", rounding="gptq", calibration=text)[1]
+    assert record["calibration"] == {"text": "end of text.txt", "tokens": TOKENS}
+    other = made(tied, tmp_path / "other", rounding="gptq")[1]
+    assert record["weights"] != other["weights"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "No such file"), (b"\xff\xfe\xff", "can't be read as UTF-8"), (b"", "no tokens")]
+)
+def test_calibration_text_that_is_none_is_an_error(
+    content: bytes | None, problem: str, tied: Artifact, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"(?s){problem}.*--calibration"):
+        made(tied, tmp_path / "out", rounding="gptq", calibration=text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_tokenizer_gptq_takes_random_tokens(tied: Artifact, tmp_path: Path) -> None:
+    record = made(without(tied, tmp_path / "bare", "tokenizer.json"), tmp_path / "out", rounding="gptq")[1]
+    assert record["calibration"] == {"text": "random tokens", "tokens": TOKENS}
+
+
+@pytest.mark.parametrize("rounding", ["hqq", "gptq"])
+def test_the_same_options_give_the_same_bytes(rounding: Any, untied: Artifact, tmp_path: Path) -> None:
+    names = ("onnx/model_q4.onnx", "onnx/model_q4.onnx_data")
+    one, two = (made(untied, tmp_path / name, rounding=rounding, sensitive=10)[0] for name in ("one", "two"))
+    assert [one.manifest.files[name] for name in names] == [two.manifest.files[name] for name in names]
+
+
+def test_hessians_gathered_in_groups_are_those_gathered_at_once(
+    untied: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(untied, tmp_path / "whole", rounding="gptq")[0]
+    monkeypatch.setattr("deploykit.quantize.calibrate._BUDGET", 1)
+    parts = made(untied, tmp_path / "parts", rounding="gptq")[0]
+    assert whole.manifest.files["onnx/model_q4.onnx_data"] == parts.manifest.files["onnx/model_q4.onnx_data"]
+
+
+def test_a_damaged_weight_is_named_when_sensitivity_is_measured(tied: Artifact, tmp_path: Path) -> None:
+    def damage(array: Any) -> Any:
+        broken = array.copy()
+        broken[0, 0] = np.nan
+        return broken
+
+    source = altered(tied, tmp_path / "source", lambda graph: replace_weight(graph, DOWN, damage))
+    with pytest.raises(ArtifactError, match=f"weight '{DOWN}' holds NaN or Inf"):
+        made(source, tmp_path / "out", sensitive=5)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"sensitive": -1}, "sensitive must be 0 to 100"),
+        ({"sensitive": float("nan")}, "sensitive must be 0 to 100"),
+        ({"sensitive": 101}, "sensitive must be 0 to 100"),
+        ({"rounding": "nearest"}, "rounding must be one of rtn, hqq, gptq"),
+        ({"head_bits": 5}, "head_bits must be 4 or 8"),
+        ({"block_size": 48}, "block_size must be"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        QuantizeConfig(precision="int4", **options)
