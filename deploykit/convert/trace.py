@@ -1,22 +1,21 @@
 """Traced graphs: any causal language model of transformers, through PyTorch's exporter."""
 
 import contextlib
-import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import IR_VERSION
 from deploykit.convert.checkpoint import Checkpoint, quiet
+from deploykit.convert.flat import FlatDecoder, kept_besides
 from deploykit.convert.reference import load_model
+from deploykit.convert.rows import keep_last_rows
 from deploykit.convert.sidecars import special_ids
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress
@@ -24,38 +23,6 @@ from deploykit.spec import BATCH, PAST, DecoderSpec, LayerCache
 
 _BATCH, _NEW, _PAST = 2, 3, 5
 """Sizes of the example. The exporter takes 0 and 1 for constants, and equal sizes for one axis."""
-
-
-class FlatDecoder(torch.nn.Module):
-    """A model whose cache is a flat list of tensors: layer 0 key, layer 0 value, and so on."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
-        """Return logits [B, S, V] and the cache with the new tokens, each [B, K, T, D].
-
-        Args:
-            input_ids: [B, S].
-            attention_mask: [B, T].
-            past: each [B, K, P, D].
-        """
-        # Without the model's configuration, so that no layer crops its past to a window: the mask does that.
-        cache = DynamicCache()
-        for layer in range(len(past) // 2):
-            cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        positions = {}
-        if self._takes_positions:
-            counted = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-            positions["position_ids"] = counted[:, -input_ids.shape[1] :]
-        output = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
-        )
-        return output.logits, *_flatten(output.past_key_values)
 
 
 def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> tuple[ir.Model, DecoderSpec]:
@@ -68,36 +35,31 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
     progress("tracing", 0, 3, "loading PyTorch's model")
     model = load_model(source, config)
     progress("tracing", 1, 3, "running it once")
-    layers = _layers(source, model)
+    decoder = FlatDecoder(model)
     spec = DecoderSpec(
         cache="concatenated",
-        layers=layers,
+        layers=_layers(source, decoder),
         vocab_size=source.config.vocab_size,
         max_context=source.max_context(config.max_context),
         logits_to_keep=False,
         **special_ids(source),
     )
+    _settle(source, decoder)
     progress("tracing", 2, 3, "exporting")
-    graph = _export(source, FlatDecoder(model), spec, opset=config.opset)
+    graph = _export(source, decoder, spec, opset=config.opset)
+    if keep_last_rows(graph.graph):
+        spec = replace(spec, logits_to_keep=True)
     progress("tracing", 3, 3)
-    return graph, spec
+    return _declare(graph, spec), spec
 
 
-def _layers(source: Checkpoint, model: Any) -> tuple[LayerCache, ...]:
+def _layers(source: Checkpoint, decoder: FlatDecoder) -> tuple[LayerCache, ...]:
     """Return what each layer keeps of a token, read from the cache of one small forward."""
-    recurrent = {type(layer).__name__ for layer in _own_cache(model) if not hasattr(layer, "get_mask_sizes")}
-    recurrent |= {
-        type(layer).__name__ for layer in _own_cache(model) if isinstance(layer, LinearAttentionCacheLayerMixin)
-    }
-    if recurrent or "past_key_values" not in inspect.signature(model.forward).parameters:
-        kept = ", ".join(sorted(recurrent)) or "a recurrent state"
-        raise _unsupported(
-            source, f"it keeps {kept} from token to token, and only keys and values are supported so far"
-        )
-    ids = torch.zeros((_BATCH, _NEW), dtype=torch.int64)
+    if kept := kept_besides(decoder.model):
+        raise _unsupported(source, f"it keeps {kept} from token to token, and only keys and values are supported")
     try:
         with torch.inference_mode(), _silence():
-            output = FlatDecoder(model)(ids, torch.ones_like(ids), [])
+            output = decoder.first_run(torch.zeros((_BATCH, _NEW), dtype=torch.int64))
     except Exception as error:  # whatever a model may raise
         raise _unsupported(source, f"one small forward with a cache fails: {_reason(error)}") from error
     for tensor in output[1:]:
@@ -111,16 +73,19 @@ def _layers(source: Checkpoint, model: Any) -> tuple[LayerCache, ...]:
     )
 
 
-def _own_cache(model: Any) -> list[Any]:
-    """Return the layers of the cache that transformers itself would make for the model."""
-    return list(DynamicCache(config=model.config).layers)
+def _settle(source: Checkpoint, decoder: FlatDecoder) -> None:
+    """Check, before the long export, that keys, values and mask are all the model needs.
 
-
-def _flatten(cache: Any) -> list[torch.Tensor]:
-    """Return keys and values, layer by layer."""
-    if not isinstance(cache, DynamicCache):
-        raise TypeError(f"the cache is a {type(cache).__name__}, not a DynamicCache")
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    Raises:
+        UnsupportedModelError: saying what it needs besides.
+    """
+    try:
+        with torch.inference_mode(), _silence():
+            reason = decoder.settle(source.config.vocab_size)
+    except Exception as error:  # whatever a model may raise
+        raise _unsupported(source, f"a step on a past of keys and values fails: {_reason(error)}") from error
+    if reason is not None:
+        raise _unsupported(source, reason)
 
 
 def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opset: int) -> ir.Model:
@@ -148,7 +113,9 @@ def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opse
     except Exception as error:  # the exporter wraps whatever the model's own code raises
         raise _unsupported(source, f"torch.onnx.export fails: {_reason(error)}") from error
     assert program is not None
-    return _declare(program.model, spec)
+    for value, tensor in zip(program.model.graph.outputs, spec.outputs(), strict=True):
+        value.name = tensor.name
+    return program.model
 
 
 def _declare(model: ir.Model, spec: DecoderSpec) -> ir.Model:
@@ -188,8 +155,7 @@ def _silence() -> Iterator[None]:
 
 def _unsupported(source: Checkpoint, why: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{source.folder}: {source.config.model_type} can't be traced: {why}; "
-        "gpt2, llama and qwen2 are written as fused graphs, most other causal language models are traced"
+        f"{source.folder}: {source.config.model_type} can't be traced: {why}; docs/models.md lists what can be"
     )
 
 

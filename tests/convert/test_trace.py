@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
+from deploykit.convert.rows import keep_last_rows
 from deploykit.errors import CheckpointError, UnsupportedModelError
 from deploykit.validate.decoder import Decoder
 
@@ -35,11 +37,11 @@ MODELS: dict[str, dict[str, Any]] = {
 def test_traced_equals_pytorch(tmp_path: Path, model_type: str, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", model_type, **MODELS[model_type])
     capfd.readouterr()
-    artifact = convert(checkpoint, tmp_path / "out")
+    artifact = convert(checkpoint, tmp_path / "out", ConvertConfig(method="traced"))
     assert capfd.readouterr() == ("", "")
     spec = artifact.manifest.decoder
-    assert (spec.cache, spec.logits_to_keep) == ("concatenated", False)
-    assert model_type in artifact.manifest.history[0].result["why_not_fused"]
+    assert (spec.cache, spec.logits_to_keep) == ("concatenated", True)
+    assert artifact.manifest.history[0].result["method"] == "traced"
     run, reference = Decoder(artifact.graph(), spec), torch_reference(checkpoint)
     ids = np.arange(10, 30)
     wanted = reference(ids)
@@ -64,10 +66,68 @@ def test_traced_graph_holds_no_notes_of_the_exporter(trio: Any) -> None:
         assert tuple(a if isinstance(a, int) else a.value for a in value.shape) == tensor.shape
 
 
+@pytest.mark.parametrize("rows", [None, 0, 1, 3, 6, 99])
+def test_traced_graph_gives_the_last_rows_that_are_asked_for(trio: Any, rows: int | None) -> None:
+    run, new = ort.InferenceSession(trio.traced.file, quiet_options()), 6
+    feeds = {"input_ids": np.arange(2 * new).reshape(2, new), "attention_mask": np.ones((2, new), np.int64)}
+    feeds |= {
+        tensor.name: np.zeros([2 if axis == "batch_size" else 0 if isinstance(axis, str) else axis for axis in shape])
+        for tensor in trio.traced.spec.past()
+        for shape in [tensor.shape]
+    }
+    feeds = {name: np.asarray(value, np.float32) if "past" in name else value for name, value in feeds.items()}
+    (whole,) = run.run(["logits"], {**feeds, "num_logits_to_keep": np.array(0)})
+    assert whole.shape[1] == new
+    (found,) = run.run(["logits"], feeds if rows is None else {**feeds, "num_logits_to_keep": np.array(rows)})
+    kept = min(rows or new, new)
+    np.testing.assert_allclose(found, whole[:, -kept:], rtol=0, atol=1e-6 * np.abs(whole).max())
+
+
+def quiet_options() -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    return options
+
+
+def head(*tail: tuple[str, list[int]], hidden: int = 3, twice: bool = False) -> ir.Graph:
+    """A product of hidden states with a weight, and operations (kind, shape of the constant beside) after it."""
+    x = ir.val("hidden", dtype=ir.DataType.FLOAT, shape=("B", "S", 8)[-hidden:])
+    mask = ir.val("attention_mask", dtype=ir.DataType.INT64, shape=["B", "T"])
+    tape = ir.tape.Tape()
+    value = tape.op("MatMul", [x, tape.initializer(ir.tensor(np.ones((8, 5), np.float32), name="weight"))])
+    extra = [value] if twice else []
+    for number, (kind, shape) in enumerate(tail):
+        beside = [tape.initializer(ir.tensor(np.ones(shape, np.float32), name=f"c{number}"))] if kind != "Tanh" else []
+        value = tape.op(kind, [value, *beside])
+    value.name = "logits"
+    return ir.Graph([x, mask], [value, *extra], nodes=tape.nodes, initializers=tape.initializers)
+
+
+@pytest.mark.parametrize(
+    ("graph", "can"),
+    [
+        (head(), True),
+        (head(("Add", [5])), True),
+        (head(("Div", []), ("Tanh", []), ("Mul", [1])), True),
+        (head(("Add", [1, 1, 5])), True),
+        (head(("Add", [1, 3, 5])), False),
+        (head(("ReduceMax", [1])), False),
+        (head(hidden=2), False),
+        (head(("Tanh", []), twice=True), False),
+    ],
+)
+def test_rows_are_cut_only_where_each_stands_alone(graph: ir.Graph, can: bool) -> None:
+    before = [node.op_type for node in graph]
+    assert keep_last_rows(graph) is can
+    kinds = [node.op_type for node in graph]
+    assert kinds == (["Neg", "Reshape", "Slice", *before] if can else before)
+    assert [value.name for value in graph.inputs] == ["hidden", "attention_mask", *["num_logits_to_keep"] * can]
+
+
 def test_a_recurrent_state_is_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "mamba", hidden_size=64, num_hidden_layers=1)
     with pytest.raises(
-        UnsupportedModelError, match=r"mamba can't be traced: it keeps .* only keys and values"
+        UnsupportedModelError, match=r"mamba can't be traced: it keeps a recurrent state .* only keys and values"
     ) as caught:
         convert(checkpoint, tmp_path / "out")
     assert "\n" not in str(caught.value)
