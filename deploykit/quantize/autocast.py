@@ -171,9 +171,8 @@ class Mixer:
         value, to = node.inputs[0], node.attributes.get_int("to", 0)
         assert value is not None
         if to == ir.DataType.FLOAT:
-            self._declare(
-                node.outputs[0], "plain" if self.kinds.get(value, "plain") == "plain" else "wide", value.shape
-            )
+            computed = self.kinds.get(value) in ("half", "wide")
+            self._declare(node.outputs[0], "wide" if computed else "plain", value.shape)
         elif to == ir.DataType.FLOAT16:
             self._declare(node.outputs[0], "half", value.shape)
 

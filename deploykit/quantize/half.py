@@ -20,8 +20,8 @@ _CHUNK: Final = 1 << 20
 """Weights turned at once: 6 MiB in both types."""
 _BIAS: Final = 10
 """GroupQueryAttention's input `attention_bias`."""
-_MASKED: Final = -1e4
-"""What a mask's filler is below at the least; weights beyond fp16's range are not all one such number."""
+_MASKED: Final = -1e6
+"""Numbers below it are masks' fillers (transformers takes -1e9 and the lowest number of a type) and no weights."""
 
 Write = Callable[[Path], dict[str, Any]]
 
