@@ -38,8 +38,12 @@ class Checkpoint:
         named = self.raw_config.get("architectures") or [_causal_classes().get(self.config.model_type, "unknown")]
         return str(named[0])
 
-    def max_context(self, wanted: int | None) -> int:
+    def max_context(self, wanted: int | None, *, stretch: float = 1.0) -> int:
         """Return the longest sequence to convert for, in tokens: `wanted`, or the checkpoint's own limit.
+
+        Args:
+            wanted: what was asked for, if anything was.
+            stretch: how many times its own limit the model can be asked for.
 
         Raises:
             ConfigError: `wanted` is longer than what the checkpoint was made for, or no limit is known.
@@ -48,10 +52,10 @@ class Checkpoint:
         context = own if wanted is None else wanted
         if context is None:
             raise ConfigError(f"{self.folder}: config.json names no longest context; pass --max-context TOKENS")
-        if own is not None and context > own:
+        if own is not None and context > (longest := int(own * stretch)):
             raise ConfigError(
-                f"max_context {context} exceeds the {own} positions of this checkpoint; "
-                f"pass --max-context {own} or less"
+                f"max_context {context} exceeds the {longest} positions of this checkpoint; "
+                f"pass --max-context {longest} or less"
             )
         if context > _MAX_POSITIONS:
             raise ConfigError(f"a context of {context} tokens is too long; pass --max-context {_MAX_POSITIONS} or less")

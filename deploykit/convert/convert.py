@@ -13,7 +13,7 @@ from deploykit.artifact import Artifact, Draft, Manifest, StageRecord, check_tar
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import StreamedTensor
 from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
-from deploykit.convert.fused import build_fused, fused_layers, why_not_fused
+from deploykit.convert.fused import build_fused, fused_layers, fused_stretch, why_not_fused
 from deploykit.convert.sidecars import special_ids, write_sidecars
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress, silent
@@ -87,7 +87,7 @@ def _fuse(source: Checkpoint, config: ConvertConfig) -> tuple[ir.Model, DecoderS
         cache="shared",
         layers=fused_layers(source.config),
         vocab_size=source.config.vocab_size,
-        max_context=source.max_context(config.max_context),
+        max_context=source.max_context(config.max_context, stretch=fused_stretch(source.config)),
         logits_to_keep=True,
         **special_ids(source),
     )

@@ -90,6 +90,13 @@ def fused_layers(config: Any) -> tuple[LayerCache, ...]:
     return (layer,) * len(decoder.layers)
 
 
+def fused_stretch(config: Any) -> float:
+    """Return how many times `max_position_embeddings` the model may be asked for: more than 1 with dynamic rotary."""
+    rotaries = [layer.rotary for layer in describe(config).layers]
+    stretched = [float(r.parameters["factor"]) if r and r.kind == "dynamic" else 1.0 for r in rotaries]
+    return max(1.0, min(stretched, default=1.0))
+
+
 def build_fused(checkpoint: Checkpoint, spec: DecoderSpec, *, opset: int) -> ir.Model:
     """Return the fused graph; its weights are read from the checkpoint when it is saved.
 
