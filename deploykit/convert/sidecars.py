@@ -8,7 +8,7 @@ from deploykit.artifact import Draft
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.weights import read_json
 from deploykit.errors import CheckpointError
-from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec
+from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -70,18 +70,19 @@ def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec) -> N
 def genai_config(config: Any, spec: DecoderSpec) -> dict[str, Any]:
     """Return what onnxruntime-genai needs to know of the graph."""
     layer, shared = spec.layers[0], spec.cache == "shared"
-    # genai has code of its own for "gpt2", which expects other names; "decoder" takes the names given here.
-    kind = config.model_type if shared and config.model_type != "gpt2" else "decoder"
     return {
         "model": {
-            "type": kind,
+            # genai refuses families it doesn't know, and has code of its own for some ("gpt2", "phi3") that expects
+            # other graphs; "decoder" takes what is described here.
+            "type": "decoder",
             "vocab_size": spec.vocab_size,
             "context_length": spec.max_context,
             "bos_token_id": spec.bos_token_id if spec.bos_token_id is not None else 0,
             "eos_token_id": list(spec.eos_token_ids),
             "pad_token_id": spec.pad_token_id if spec.pad_token_id is not None else (*spec.eos_token_ids, 0)[0],
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                # Unknown names become ONNX Runtime's session configuration.
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], EXACT_INT8: "1"},
                 "filename": VARIANT_FILES["fp32"],
                 "head_size": layer.key_dim,
                 "hidden_size": getattr(config, "hidden_size", None),
