@@ -10,6 +10,8 @@ ENVIRONMENTS = HERE / ".envs"
 REQUIREMENTS = {
     # optimum-onnx pins transformers below 4.58 itself; torch's CPU build is named so that pip takes no other.
     "optimum": ["optimum-onnx[onnxruntime]==0.1.0", "torch==2.13.0", "requests"],
+    "builder": ["onnxruntime-genai==0.18.0", "torch==2.13.0", "transformers==5.23.0", "onnx_ir==1.1.0", "requests"],
+    "genai": ["onnxruntime-genai==0.18.0", "numpy"],
     "client": [str(HERE.parent)],
     "numpy2": ["numpy>=2", "onnxruntime==1.32.0", "tokenizers==0.23.3", "tritonclient[grpc]"],
 }

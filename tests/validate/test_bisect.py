@@ -1,6 +1,7 @@
 """The place at which a difference begins: found in fused and traced graphs alike, and only where there is one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from altering import altered, append, constant, replace_weight
+from click.testing import CliRunner
 
 from deploykit.artifact import Artifact
+from deploykit.cli.main import commands
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 from deploykit.convert.hidden import torch_hidden_states
@@ -81,7 +84,7 @@ def test_a_sound_graph_has_every_place_and_no_difference(
         ("model.layers.0.input_layernorm.weight", "layers.0/keys"),
         ("model.layers.0.mlp.down_proj.weight", "layers.0/mlp"),
         ("model.layers.1.self_attn.o_proj.weight", "layers.1/attention"),
-        ("model.layers.1.mlp.up_proj.weight", "layers.1/mlp"),
+        ("model.layers.1.post_attention_layernorm.weight", "layers.1/mlp"),
         ("model.norm.weight", "norm"),
         ("lm_head.weight", "logits"),
     ],
@@ -224,3 +227,18 @@ def place(name: str, error: float | None) -> Place:
 def test_the_first_difference(errors: dict[str, float | None], first: str | None) -> None:
     found = first_difference([place(name, error) for name, error in errors.items()])
     assert (found and found.name) == first
+
+
+def test_the_command_prints_the_places_and_ends_with_the_first_difference(
+    fused: Artifact, tiny_llama: Path, tmp_path: Path
+) -> None:
+    source = shifted(fused, tmp_path / "damaged", "model.layers.1.mlp.down_proj.weight")
+    arguments = ["validate", str(source.path), "--reference", str(tiny_llama), "--bisect"]
+    failed = CliRunner().invoke(commands, arguments)
+    assert failed.exit_code == 4
+    assert re.search(r"^layers\.1/mlp .*<- the first that differs$", failed.stdout, re.MULTILINE)
+    assert "error: layers.1/mlp: max |onnx - pytorch|" in failed.stderr
+    assert json.loads(CliRunner().invoke(commands, [*arguments, "--json"]).stdout)["first"] == "layers.1/mlp"
+    sound = CliRunner().invoke(commands, ["validate", str(fused.path), *arguments[2:]])
+    assert sound.exit_code == 0
+    assert "no difference beyond tolerance" in sound.stdout

@@ -1,0 +1,1 @@
+"""Other runtimes that `validate --against` runs an artifact in."""
