@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -107,15 +108,24 @@ class ValidateConfig:
     """Largest mean KL divergence of the quantized model from fp32 on text, in nats a token (trained models)."""
     max_perplexity_loss: float = 0.02
     """Largest relative growth of perplexity by quantization on text (trained models)."""
-    text: Path | None = None
-    """Text to measure quality on; prose of the Python documentation where None."""
+    text: Path | Mapping[str, Path] | None = None
+    """Text to measure quality on: a file, or several by label (such as their languages), which the report then tells
+    apart; prose and code of Python's own where None."""
     tokens: int = 2048
-    """Tokens of that text to use."""
+    """Tokens to use, as many of each text."""
+    report: Path | None = None
+    """Where the report is written as a page whatever the outcome; only into the artifact where None."""
 
     def __post_init__(self) -> None:
         for name in ("atol", "max_kl", "max_perplexity_loss"):
             _at_least(name, getattr(self, name), 0)
         _at_least("tokens", self.tokens, 16)
+
+    def text_files(self) -> Mapping[str, Path]:
+        """Return the files of `text` by label, a single one by its name; none where it is None."""
+        if isinstance(self.text, Path):
+            return {self.text.name: self.text}
+        return self.text or {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def export(
     **rest: Any,
 ) -> None:
     """Turn CHECKPOINT (a Hugging Face folder or hub id) into a tested, quantized model that Triton serves."""
-    judging = {key: rest.pop(key) for key in ("atol", "max_kl", "max_perplexity_loss", "text")}
+    judging = {key: rest.pop(key) for key in ("atol", "max_kl", "max_perplexity_loss", "text", "report")}
     quantizing = QuantizeConfig(precision=precision, block_size=block_size, head_bits=head_bits)
     validating, reading = ValidateConfig(**judging), ConvertConfig(**rest)
     from deploykit.artifact import check_target

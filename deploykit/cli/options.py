@@ -98,6 +98,21 @@ quantizing = _all(
     ),
 )
 
+
+def _texts(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, Path] | None:
+    """Return the files by label, a file without one by its name; None where there is none."""
+    files: dict[str, Path] = {}
+    for text in given:
+        label, sign, path = text.partition("=")
+        # A file may have an equals sign in its own name.
+        labelled = bool(sign and label) and not Path(text).exists()
+        name, file = (label, Path(path)) if labelled else (Path(text).name, Path(text))
+        if name in files:
+            raise click.BadParameter(f"two texts are called {name!r}; name them apart: LABEL=FILE")
+        files[name] = file
+    return files or None
+
+
 judging = _all(
     click.option(
         "--atol", type=float, default=ValidateConfig.atol, show_default=True, help="Largest deviation of a logit."
@@ -118,10 +133,18 @@ judging = _all(
     ),
     click.option(
         "--text",
-        type=click.Path(path_type=Path),
+        multiple=True,
+        callback=_texts,
+        metavar="[LABEL=]FILE",
+        help="Text to measure quality on; may be repeated, as for languages, which are then told apart. "
+        "Prose and code of Python's own by default.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path, dir_okay=False),
         default=None,
         metavar="FILE",
-        help="Text to measure quality on; English documentation by default.",
+        help="Write the report as an HTML page here too, even if a limit is passed.",
     ),
 )
 

@@ -4,23 +4,29 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import ValidateConfig
+from deploykit.errors import OutputError
 from deploykit.progress import Progress, silent
-from deploykit.validate.decoder import Decoder
-from deploykit.validate.parity import Reference, check_parity
-from deploykit.validate.quality import check_quality
-from deploykit.validate.text import make_rows, read_text
+from deploykit.validate.gate import check
+from deploykit.validate.page import render
+from deploykit.validate.parity import OpenReference, Reference
+from deploykit.validate.report import Report
+from deploykit.validate.served import measure_quality
 
-__all__ = ["Reference", "validate"]
+__all__ = ["REPORT", "REPORT_PAGE", "OpenReference", "Reference", "measure_quality", "render", "validate"]
+
+REPORT: Final = "report.json"
+REPORT_PAGE: Final = "report.html"
 
 
 def validate(
     source: Artifact | str | os.PathLike[str],
     out: str | os.PathLike[str] | None,
-    reference: Reference | None = None,
+    reference: OpenReference | None = None,
     config: ValidateConfig | None = None,
     *,
     overwrite: bool = False,
@@ -29,53 +35,50 @@ def validate(
 ) -> Artifact:
     """Return the artifact with what was found in its manifest: at `out`, or where it is and unwritten if that is None.
 
-    fp32 is compared with `reference` in every way a decoder is called (see `cases`), each other precision with fp32
-    on text (see `quality`).
+    fp32 is compared with the reference in every way a decoder is called (see `cases`), each other precision with fp32
+    on text (see `quality`). All of it is in `report.json` and, to look at, in `report.html`.
 
     Args:
         source: an artifact, or the path of one, which is then verified.
         out: the new artifact's folder; None only checks.
-        reference: logits [S, V] of one row of token ids [S]; without it fp32 is compared with itself, uncached.
-        config: limits, and the text to measure on.
+        reference: loads logits [S, V] of one row of token ids [S]; without it fp32 is compared with itself, uncached.
+        config: limits, the text to measure on, and where to put the page even if a limit is passed.
         overwrite: whether an artifact at `out` may be replaced.
         link: whether unchanged files may be hard links: only where `source` is removed afterwards.
         progress: told which case runs.
 
     Raises:
-        ParityError: a limit is passed; nothing is written then.
+        ParityError: a limit is passed; nothing but `config.report` is written then.
         ArtifactError: `source` is no sound artifact, or holds no fp32 graph.
-        ConfigError: the text can't be read.
-        OutputError: `out` exists, or can't be written.
+        ConfigError: a text can't be read.
+        OutputError: `out` exists, or it or `config.report` can't be written.
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     with nullcontext() if out is None else draft(out, overwrite=overwrite) as sheet:
-        parity = check(artifact, reference, config, progress=progress)
-        manifest = _recorded(artifact.manifest, parity, config)
+        report = Report.of(artifact, config)
+        try:
+            check(artifact, reference, config, report, progress=progress)
+        finally:
+            # Whoever must find out why it failed needs it most.
+            if config.report is not None:
+                _write_page(config.report, report.to_json())
+        manifest = _recorded(artifact.manifest, report.parity(), config)
         if sheet is None:
             return Artifact(artifact.path, manifest)
-        sheet.carry(artifact, link=link)
+        sheet.carry(
+            artifact, [name for name in artifact.manifest.files if name not in (REPORT, REPORT_PAGE)], link=link
+        )
+        sheet.write_json(REPORT, report.to_json())
+        _write_page(sheet.file(REPORT_PAGE), report.to_json())
         return sheet.commit(manifest)
 
 
-def check(
-    artifact: Artifact, reference: Reference | None, config: ValidateConfig, *, progress: Progress = silent
-) -> dict[str, Any]:
-    """Return every precision's figures, as `manifest.parity` holds them.
-
-    Raises:
-        ParityError: a limit is passed.
-    """
-    spec = artifact.manifest.decoder
-    text = read_text(artifact, config)
-    fp32 = Decoder(artifact.graph("fp32"), spec)
-    rows = make_rows(text, spec.max_context, spec.vocab_size)
-    parity = {"fp32": check_parity(fp32, rows, reference, config.atol, progress=progress)}
-    for precision in artifact.precisions():
-        if precision != "fp32":
-            other = Decoder(artifact.graph(precision), artifact.contract(precision))
-            parity[precision] = check_quality(precision, fp32, other, text, config, progress=progress)
-    return parity
+def _write_page(file: Path, report: dict[str, Any]) -> None:
+    try:
+        file.write_text(render(report), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written: {error.strerror}; choose another --report") from error
 
 
 def _recorded(manifest: Manifest, parity: dict[str, Any], config: ValidateConfig) -> Manifest:
@@ -83,7 +86,7 @@ def _recorded(manifest: Manifest, parity: dict[str, Any], config: ValidateConfig
         "atol": config.atol,
         "max_kl": config.max_kl,
         "max_perplexity_loss": config.max_perplexity_loss,
-        "text": config.text and config.text.name,
+        "text": [file.name for file in config.text_files().values()] or None,
         "tokens": config.tokens,
     }
     versions = {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")}

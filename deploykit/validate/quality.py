@@ -1,22 +1,23 @@
-"""What quantization costs in text: perplexity, KL divergence and agreement with fp32, window by window."""
+"""What quantization costs in text, token by token: loss beside fp32's, KL divergence, agreement of the best token."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.config import ValidateConfig
 from deploykit.errors import ParityError
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, Precision
-from deploykit.validate.decoder import Decoder, FloatArray, IntArray
+from deploykit.validate.decoder import Cache, Decoder, FloatArray, IntArray
 
 WINDOW: Final = 512
-"""Most tokens run at once."""
-WINDOW_LOGITS: Final = 1 << 24
-"""Most logits of a window: 64 MiB, of which two models' are held; a large vocabulary makes windows shorter."""
+"""Most tokens of a text that are read in one go: the deepest context that is measured."""
+CHUNK: Final = 128
+"""Most tokens run at once, on the cache of those before: what the engine does with a prompt, too."""
+CHUNK_LOGITS: Final = 1 << 23
+"""Most logits of a chunk: 32 MiB a model; a large vocabulary makes chunks shorter."""
 TRAINED: Final = 0.25
 """Share of the vocabulary's size below which perplexity shows that the model knows something.
 
@@ -24,10 +25,61 @@ Untrained weights give the vocabulary's size (a uniform guess) or, the more thei
 token occurs, the first thing training teaches, brings it to about a third for a vocabulary of 2048 (0.31 measured on
 this prose after 81 steps) and lower for larger ones: below a quarter a model has learnt more than that.
 """
-_CHUNK: Final = 1 << 20
-"""Logits worked on at once: 4 MiB an array."""
+_PIECE: Final = 1 << 19
+"""Logits worked on at once: 2 MiB an array."""
 _LARGEST_LOSS: Final = 700.0
 """Nats a token beyond which e^x leaves double precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Token ids of one text."""
+
+    label: str
+    ids: IntArray
+    scripts: tuple[str, ...] = ()
+    """Script that each token is written in; empty where there is no text behind the ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What to measure on."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    prefix: tuple[int, ...] = ()
+    """What the tokenizer puts before every text, such as <s>."""
+    natural: bool = True
+    """False for random ids: no model has learnt those."""
+
+    @property
+    def ids(self) -> IntArray:
+        """The tokens of all samples, one after the other."""
+        return np.concatenate([sample.ids for sample in self.samples])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A piece of a sample as the model reads it."""
+
+    sample: int
+    start: int
+    """Place in the sample of the first token that is scored."""
+    first: int
+    """Place in `ids` of that token; a prefix, or the one token that follows on nothing, stands before it."""
+    ids: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A model beside fp32, by token, [tokens] each."""
+
+    loss_fp32: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    """KL(fp32 || model), in nats."""
+    same: NDArray[np.float64]
+    """1 where both have the same best token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +92,8 @@ class Quality:
     """Mean KL(fp32 || model), in nats a token."""
     top1_agreement: float
     tokens: int
+    uncertainty: float
+    """Standard error of the growth of perplexity that so few tokens leave."""
 
     @property
     def perplexity_loss(self) -> float:
@@ -50,128 +104,153 @@ class Quality:
         """Return whether the fp32 model has learnt this kind of text."""
         return self.perplexity_fp32 < TRAINED * vocab_size
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as a report holds them."""
+        return {
+            "perplexity": _short(self.perplexity),
+            "perplexity_fp32": _short(self.perplexity_fp32),
+            "perplexity_loss": _short(self.perplexity_loss),
+            "kl": _short(self.kl),
+            "top1_agreement": _short(self.top1_agreement),
+            "tokens": self.tokens,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
-    """Token ids to measure on."""
+class Measured:
+    """What was seen of some models on the same text."""
 
-    name: str
-    ids: IntArray
-    prefix: tuple[int, ...] = ()
-    """What the tokenizer puts before every text, such as <s>."""
-    natural: bool = True
-    """False for random ids: no model has learnt those."""
+    windows: tuple[Window, ...]
+    scores: Mapping[Precision, Scores]
+    caches: Mapping[Precision, NDArray[np.float64]]
+    """Relative error of each tensor of the cache, in its order: root mean square of the difference over fp32's."""
 
 
-def check_quality(
-    precision: Precision,
-    fp32: Decoder,
-    other: Decoder,
-    text: Text,
-    config: ValidateConfig,
-    *,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Return the figures of a quantized model; limits apply only to a trained one.
-
-    Raises:
-        ParityError: a trained model lost more than `config` allows, or the quantized one gives NaN or Inf.
-    """
-    quality = measure(precision, fp32, other, text, progress=progress)
-    trained = text.natural and quality.trained(fp32.spec.vocab_size)
-    if trained:
-        for name, value, limit, option in (
-            ("mean KL divergence from fp32", quality.kl, config.max_kl, "--max-kl"),
-            ("growth of perplexity", quality.perplexity_loss, config.max_perplexity_loss, "--max-perplexity-loss"),
-        ):
-            # Written so that NaN fails.
-            if not value <= limit:
-                raise ParityError(
-                    f"{LOGITS} of the {precision} model: {name} = {value:.3g} > {limit:.3g} in case 'text' "
-                    f"({quality.tokens} tokens of {text.name}, perplexity {quality.perplexity_fp32:.4g} -> "
-                    f"{quality.perplexity:.4g}); use more bits, a smaller --block-size, or allow more with {option}"
-                )
-    return {
-        "perplexity": _short(quality.perplexity),
-        "perplexity_fp32": _short(quality.perplexity_fp32),
-        "perplexity_loss": _short(quality.perplexity_loss),
-        "kl": _short(quality.kl),
-        "top1_agreement": _short(quality.top1_agreement),
-        "tokens": quality.tokens,
-        "trained": trained,
-        "text": text.name,
-    }
-
-
-def measure(precision: Precision, fp32: Decoder, other: Decoder, text: Text, *, progress: Progress = silent) -> Quality:
-    """Return both models' figures on the text.
+def measure(fp32: Decoder, others: Mapping[Precision, Decoder], text: Text, *, progress: Progress = silent) -> Measured:
+    """Return every model's scores on the text; fp32 runs once, however many are compared with it.
 
     Raises:
         ParityError: a model gives NaN or Inf.
     """
-    sums, count = np.zeros(4), 0
-    what = f"measure {precision}"
-    for done, ids in windows(text, fp32.spec.max_context, fp32.spec.vocab_size):
-        progress(what, done, len(text.ids))
-        targets = ids[1:]
-        mask = np.ones((1, len(ids)), np.int64)
-        pair = [decoder.run(ids[None], mask)[0][0, :-1] for decoder in (fp32, other)]
-        for name, logits in zip(("fp32", precision), pair, strict=True):
-            if not np.isfinite(logits).all():
-                raise ParityError(
-                    f"{LOGITS} of the {name} model: NaN or Inf in case 'text' ({text.name}); export with another "
-                    "--quantize"
-                )
-        sums += _sums(pair[0], pair[1], targets)
-        count += len(targets)
-    progress(what, len(text.ids), len(text.ids))
-    loss_fp32, loss, kl, agreed = sums / count
-    return Quality(
-        perplexity=_perplexity(loss),
-        perplexity_fp32=_perplexity(loss_fp32),
-        # Equal distributions may come out below zero by a rounding error.
-        kl=max(0.0, float(kl)),
-        top1_agreement=float(agreed),
-        tokens=count,
+    decoders: dict[Precision, Decoder] = {"fp32": fp32, **others}
+    parts: list[NDArray[np.float64]] = []
+    errors = np.zeros((len(others), len(list(fp32.spec.past()))))
+    sizes = np.zeros(errors.shape[1])
+    pieces = list(windows(text, fp32.spec.max_context))
+    total, done = sum(len(window.ids) for window in pieces), 0
+    for window in pieces:
+        progress("measure quality", done, total, text.samples[window.sample].label)
+        scored, caches = _run(decoders, window, text.name)
+        parts.append(scored)
+        for number, exact in enumerate(caches["fp32"]):
+            sizes[number] += _square(exact)
+            errors[:, number] += [_square(caches[name][number] - exact) for name in others]
+        done += len(window.ids)
+    progress("measure quality", total, total)
+    scores = np.concatenate(parts, axis=-1)
+    relative = np.sqrt(errors / np.maximum(sizes, np.finfo(np.float64).tiny))
+    return Measured(
+        windows=tuple(pieces),
+        scores={
+            name: Scores(loss_fp32=row[0], loss=row[1], kl=row[2], same=row[3])
+            for name, row in zip(others, scores, strict=True)
+        },
+        caches=dict(zip(others, relative, strict=True)),
     )
 
 
-def windows(text: Text, max_context: int, vocab_size: int) -> Iterator[tuple[int, IntArray]]:
-    """Yield pieces of the text that fit the model and the memory, and how many tokens of it came before each.
+def windows(text: Text, max_context: int) -> Iterator[Window]:
+    """Yield the text in pieces that fit the model, the prefix before each.
 
-    The prefix stands before every piece. A piece of one token without a prefix predicts nothing and is left out.
+    A piece of one token without a prefix predicts nothing and is left out.
     """
-    length = max(2, min(WINDOW, max_context, WINDOW_LOGITS // vocab_size))
+    length = max(2, min(WINDOW, max_context))
     prefix = np.array(text.prefix[: length - 1], np.int64)
-    step = length - len(prefix)
-    for start in range(0, len(text.ids), step):
-        ids = np.concatenate([prefix, text.ids[start : start + step]])
-        if len(ids) > 1:
-            yield start, ids
+    first = max(1, len(prefix))
+    for number, sample in enumerate(text.samples):
+        for start in range(0, len(sample.ids), length - len(prefix)):
+            ids = np.concatenate([prefix, sample.ids[start : start + length - len(prefix)]])
+            if len(ids) > first:
+                yield Window(sample=number, start=start + first - len(prefix), first=first, ids=ids)
 
 
-def _sums(fp32: FloatArray, other: FloatArray, targets: IntArray) -> NDArray[np.float64]:
-    """Return, summed over positions: loss of fp32, loss of the other, KL divergence, equal best tokens."""
-    sums = np.zeros(4)
-    for rows in _chunks(len(targets), fp32.shape[-1]):
-        p, q, wanted = fp32[rows], other[rows], targets[rows, None]
-        weights, norms = _exponentials(p)
-        _, other_norms = _exponentials(q)
+def summary(scores: Scores, among: NDArray[np.bool_] | None = None) -> Quality:
+    """Return the figures of the tokens `among` (all of them where None)."""
+    chosen = slice(None) if among is None else among
+    loss_fp32, loss, kl, same = (part[chosen] for part in (scores.loss_fp32, scores.loss, scores.kl, scores.same))
+    spread = float(np.std(loss - loss_fp32)) / max(1, len(loss)) ** 0.5
+    return Quality(
+        perplexity=_perplexity(loss.mean()),
+        perplexity_fp32=_perplexity(loss_fp32.mean()),
+        # Equal distributions may come out below zero by a rounding error.
+        kl=max(0.0, float(kl.mean())),
+        top1_agreement=float(same.mean()),
+        tokens=len(loss),
+        uncertainty=spread,
+    )
+
+
+def _run(
+    decoders: Mapping[Precision, Decoder], window: Window, name: str
+) -> tuple[NDArray[np.float64], dict[Precision, Cache]]:
+    """Return the scores of a window, [models beside fp32, 4, tokens], and every model's cache after it."""
+    ids, last = window.ids, len(window.ids) - 1
+    vocabulary = decoders["fp32"].spec.vocab_size
+    step = max(1, min(CHUNK, CHUNK_LOGITS // vocabulary))
+    caches = {
+        # In place where the graph can: a cache that is returned anew each time would take its memory twice.
+        precision: decoder.empty_cache(1, len(ids) if decoder.spec.cache == "shared" else 0)
+        for precision, decoder in decoders.items()
+    }
+    parts = []
+    for start in range(0, len(ids), step):
+        end = min(len(ids), start + step)
+        logits = []
+        for precision, decoder in decoders.items():
+            found, caches[precision] = _advance(decoder, ids, start, end, caches[precision])
+            if not np.isfinite(found).all():
+                raise ParityError(
+                    f"{LOGITS} of the {precision} model: NaN or Inf in case 'text' ({name}); export with another "
+                    "--quantize"
+                )
+            # Row r of the window foretells token r + 1; those before the first one scored count for nothing.
+            logits.append(found[max(0, window.first - 1 - start) : last - start])
+        targets = ids[max(start + 1, window.first) : end + 1]
+        parts.append(_scores(logits, targets))
+    return np.concatenate(parts, axis=-1), caches
+
+
+def _advance(decoder: Decoder, ids: IntArray, start: int, end: int, cache: Cache) -> tuple[FloatArray, Cache]:
+    mask = np.ones((1, end), np.int64)
+    if decoder.spec.cache == "shared":
+        return decoder.run_in_place(ids[None, start:end], mask, cache)[0], cache
+    logits, cache = decoder.run(ids[None, start:end], mask, cache)
+    return logits[0], cache
+
+
+def _scores(logits: Sequence[FloatArray], targets: IntArray) -> NDArray[np.float64]:
+    """Return loss of fp32, loss, KL divergence, equal best tokens of each model beside the first, [models, 4, S]."""
+    rows = max(1, _PIECE // logits[0].shape[-1])
+    pieces = [slice(start, start + rows) for start in range(0, len(targets), rows)]
+    found = [_compare([part[piece] for part in logits], targets[piece]) for piece in pieces]
+    return np.concatenate([np.zeros((len(logits) - 1, 4, 0)), *found], axis=-1)
+
+
+def _compare(logits: Sequence[FloatArray], targets: IntArray) -> NDArray[np.float64]:
+    """Return what `_scores` does, for few rows."""
+    exact, *others = logits
+    at = np.arange(len(targets))
+    weights, norms = _exponentials(exact)
+    total, best, loss = weights.sum(axis=-1, dtype=np.float64), exact.argmax(axis=-1), norms - exact[at, targets]
+    rows = []
+    for other in others:
+        _, other_norms = _exponentials(other)
         # KL = E_p[p - q] minus the difference of the norms. Near logits differ by little, so that single precision
         # is enough for each term, and only the sums need more.
-        shift = np.einsum("nv,nv->n", weights, p - q, dtype=np.float64) / weights.sum(axis=-1, dtype=np.float64)
-        sums += [
-            (norms - np.take_along_axis(p, wanted, axis=-1)[:, 0]).sum(),
-            (other_norms - np.take_along_axis(q, wanted, axis=-1)[:, 0]).sum(),
-            (shift - (norms - other_norms)).sum(),
-            (p.argmax(axis=-1) == q.argmax(axis=-1)).sum(),
-        ]
-    return sums
-
-
-def _chunks(rows: int, width: int) -> Iterable[slice]:
-    step = max(1, _CHUNK // width)
-    return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
+        shift = np.einsum("nv,nv->n", weights, exact - other, dtype=np.float64) / total
+        kl = shift - (norms - other_norms)
+        rows.append([loss, other_norms - other[at, targets], kl, best == other.argmax(axis=-1)])
+    return np.array(rows, np.float64).reshape(len(others), 4, len(targets))
 
 
 def _exponentials(logits: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
@@ -179,6 +258,10 @@ def _exponentials(logits: FloatArray) -> tuple[FloatArray, NDArray[np.float64]]:
     largest = logits.max(axis=-1, keepdims=True)
     weights = np.exp(logits - largest)
     return weights, np.log(weights.sum(axis=-1, dtype=np.float64)) + largest[:, 0]
+
+
+def _square(array: NDArray[np.floating[Any]]) -> float:
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def _perplexity(loss: float) -> float:

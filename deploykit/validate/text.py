@@ -1,5 +1,7 @@
-"""Where token ids come from: the artifact's tokenizer over a text, or a seeded generator where there is none."""
+"""Where token ids come from: the artifact's tokenizer over texts, or a seeded generator where there is none."""
 
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Final
@@ -11,35 +13,41 @@ from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.validate.cases import Rows, row_lengths
-from deploykit.validate.quality import Text
+from deploykit.validate.quality import Sample, Text
+from deploykit.validate.scripts import scripts_of
 
 CHARACTERS: Final = 16
 """Characters read for each token wanted; a token of prose is 3 to 5."""
+DEFAULT: Final = "Python's documentation and library"
+CODE: Final = ("textwrap.py", "heapq.py", "shlex.py", "statistics.py")
+"""Modules of the standard library that are read as code, one after the other, as far as tokens are wanted."""
 _SEED: Final = 20
 
 
 def read_text(artifact: Artifact, config: ValidateConfig) -> Text:
-    """Return `config.tokens` tokens of the text to measure on; random ones where there is no tokenizer.
+    """Return `config.tokens` tokens of the texts to measure on, as many of each; random ones without a tokenizer.
 
     Raises:
         ArtifactError: the tokenizer can't be read, or gives ids the model doesn't have.
-        ConfigError: the text can't be read, or is too short to predict anything.
+        ConfigError: a text can't be read, or is too short to predict anything.
     """
     vocab_size = artifact.manifest.decoder.vocab_size
     if artifact.tokenizer is None:
         ids = np.random.default_rng(_SEED).integers(0, vocab_size, config.tokens)
-        return Text(name="random tokens", ids=ids, natural=False)
+        return Text(name="random tokens", samples=(Sample(label="random tokens", ids=ids),), natural=False)
     tokenizer = _load(artifact.tokenizer)
-    name, content = _content(config.text, CHARACTERS * config.tokens)
-    bare = tokenizer.encode(content, add_special_tokens=False).ids[: config.tokens]
-    if len(bare) < 2:
-        raise ConfigError(f"text {name}: {len(bare)} tokens, but at least 2 are needed; give a longer --text")
-    if max(bare) >= vocab_size:
+    files = config.text_files()
+    count = max(2, config.tokens // (len(files) or 2))
+    contents = _contents(files, CHARACTERS * count)
+    samples = tuple(_sample(tokenizer, label, content, count) for label, content in contents.items())
+    largest = max(int(sample.ids.max()) for sample in samples)
+    if largest >= vocab_size:
         raise ArtifactError(
-            f"{artifact.tokenizer}: gives token {max(bare)}, but the model has only {vocab_size}; the tokenizer "
+            f"{artifact.tokenizer}: gives token {largest}, but the model has only {vocab_size}; the tokenizer "
             "belongs to another model"
         )
-    return Text(name=name, ids=np.array(bare, np.int64), prefix=_prefix(tokenizer, vocab_size))
+    name = ", ".join(file.name for file in files.values()) or DEFAULT
+    return Text(name=name, samples=samples, prefix=_prefix(tokenizer, vocab_size))
 
 
 def make_rows(text: Text, max_context: int, vocab_size: int) -> Rows:
@@ -53,6 +61,14 @@ def make_rows(text: Text, max_context: int, vocab_size: int) -> Rows:
     return Rows(long=first, ragged=tuple(rest))
 
 
+def _sample(tokenizer: Tokenizer, label: str, content: str, count: int) -> Sample:
+    found = tokenizer.encode(content, add_special_tokens=False)
+    ids = np.array(found.ids[:count], np.int64)
+    if len(ids) < 2:
+        raise ConfigError(f"text {label}: {len(ids)} tokens, but at least 2 are needed; give a longer --text")
+    return Sample(label=label, ids=ids, scripts=scripts_of(content, found.offsets[:count]))
+
+
 def _load(file: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -63,12 +79,20 @@ def _load(file: Path) -> Tokenizer:
     return tokenizer
 
 
-def _content(file: Path | None, characters: int) -> tuple[str, str]:
-    if file is None:
-        return "pydoc_data.topics", "\n\n".join(topics[name] for name in sorted(topics))[:characters]
+def _contents(files: Mapping[str, Path], characters: int) -> dict[str, str]:
+    """Return the beginning of each text, by label: of those the user named, else of prose and code of Python's own."""
+    if not files:
+        prose = "\n\n".join(topics[name] for name in sorted(topics))
+        library = Path(sysconfig.get_path("stdlib"))
+        code = "\n\n".join(_read(library / name, characters) for name in CODE)
+        return {"English prose": prose[:characters], "Python code": code[:characters]}
+    return {label: _read(file, characters) for label, file in files.items()}
+
+
+def _read(file: Path, characters: int) -> str:
     try:
         with file.open(encoding="utf-8") as stream:
-            return file.name, stream.read(characters)
+            return stream.read(characters)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"text {file}: can't be read as UTF-8: {error}; give another --text") from error
 

@@ -14,11 +14,18 @@ from deploykit.errors import ParityError
 from deploykit.quantize import quantize
 from deploykit.validate import Reference, validate
 from deploykit.validate.decoder import Decoder
-from deploykit.validate.quality import WINDOW, WINDOW_LOGITS, Text, _sums, check_quality, measure, windows
-from deploykit.validate.text import read_text
+from deploykit.validate.quality import CHUNK, WINDOW, Quality, Sample, Text, _scores, measure, summary, windows
+from deploykit.validate.text import DEFAULT, read_text
 
 FEW = ValidateConfig(tokens=300)
-STRICT = ValidateConfig(tokens=300, max_kl=0, max_perplexity_loss=0)
+
+
+def of_ids(ids: list[int] | range, **options: Any) -> Text:
+    return Text(name="text", samples=(Sample(label="ids", ids=np.array(ids)),), **options)
+
+
+def figures(fp32: Decoder, other: Decoder, text: Text) -> Quality:
+    return summary(measure(fp32, {"int8": other}, text).scores["int8"])
 
 
 def decoders(artifact: Artifact) -> tuple[Decoder, Decoder]:
@@ -40,7 +47,7 @@ def knowing(fused: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifa
     return quantize(altered(fused, folder / "fp32", change), folder / "int8", QuantizeConfig(precision="int8"))
 
 
-def _on_letters(folder: Path, **limits: float) -> ValidateConfig:
+def _on_letters(folder: Path, **limits: Any) -> ValidateConfig:
     text = folder / "letters.txt"
     text.write_text("ab ba abba " * 60)
     return ValidateConfig(text=text, tokens=300, **limits)
@@ -48,12 +55,12 @@ def _on_letters(folder: Path, **limits: float) -> ValidateConfig:
 
 def test_perplexity_is_that_of_pytorch(int8: Artifact, pytorch: Reference) -> None:
     text = read_text(int8, FEW)
-    found = measure("int8", *decoders(int8), text)
+    found = figures(*decoders(int8), text)
     losses = []
-    for _, ids in windows(text, int8.manifest.decoder.max_context, int8.manifest.decoder.vocab_size):
-        logits = pytorch(ids)[:-1].astype(np.float64)
+    for window in windows(text, int8.manifest.decoder.max_context):
+        logits = pytorch(window.ids)[:-1].astype(np.float64)
         scores = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        losses += [-score[target] for score, target in zip(scores, ids[1:], strict=True)]
+        losses += [-score[target] for score, target in zip(scores, window.ids[1:], strict=True)]
     assert found.tokens == len(losses)
     assert found.perplexity_fp32 == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
     assert found.perplexity != found.perplexity_fp32
@@ -69,7 +76,7 @@ def test_divergence_is_that_of_its_definition() -> None:
         part.astype(np.float64) - np.log(np.exp(part.astype(np.float64)).sum(-1, keepdims=True))
         for part in (one, other)
     )
-    loss_fp32, loss, kl, agreed = _sums(one, other, np.arange(40))
+    loss_fp32, loss, kl, agreed = _scores([one, other], np.arange(40))[0].sum(axis=-1)
     assert kl == pytest.approx((np.exp(p) * (p - q)).sum(), rel=1e-3)
     assert loss_fp32 == pytest.approx(-p[np.arange(40), np.arange(40)].sum(), rel=1e-6)
     assert loss == pytest.approx(-q[np.arange(40), np.arange(40)].sum(), rel=1e-6)
@@ -78,16 +85,17 @@ def test_divergence_is_that_of_its_definition() -> None:
 
 def test_a_model_costs_nothing_beside_itself(int8: Artifact) -> None:
     fp32, _ = decoders(int8)
-    found = measure("int8", fp32, fp32, read_text(int8, FEW))
+    found = figures(fp32, fp32, read_text(int8, FEW))
     assert (found.kl, found.perplexity_loss, found.top1_agreement) == (0, 0, 1)
 
 
 def test_random_weights_only_report(int8: Artifact) -> None:
-    figures = check_quality("int8", *decoders(int8), read_text(int8, FEW), STRICT)
-    assert figures["trained"] is False
-    assert figures["perplexity_fp32"] > int8.manifest.decoder.vocab_size
-    assert figures["kl"] > 0
-    assert figures["text"] == "pydoc_data.topics"
+    strict = ValidateConfig(tokens=300, max_kl=0, max_perplexity_loss=0)
+    found = validate(int8, None, None, strict).manifest.parity["int8"]
+    assert found["trained"] is False
+    assert found["perplexity_fp32"] > int8.manifest.decoder.vocab_size
+    assert found["kl"] > 0
+    assert found["text"] == DEFAULT
 
 
 def test_a_trained_model_within_its_limits_passes(knowing: Artifact, tmp_path: Path) -> None:
@@ -140,37 +148,48 @@ def test_a_quantized_model_must_be_finite_even_untrained(bias: float, int8: Arti
 
     source = altered(int8, tmp_path / "source", change, precision="int8")
     with pytest.raises(ParityError, match="logits of the int8 model: NaN or Inf in case 'text'"):
-        check_quality("int8", *decoders(source), read_text(source, FEW), FEW)
+        figures(*decoders(source), read_text(source, FEW))
 
 
-@pytest.mark.parametrize(
-    ("context", "vocabulary", "longest"),
-    [(2, 100, 2), (40, 100, 40), (10**6, 100, WINDOW), (10**6, 150_000, WINDOW_LOGITS // 150_000)],
-)
-def test_windows_fit_the_context_and_the_memory(context: int, vocabulary: int, longest: int) -> None:
-    text = Text(name="text", ids=np.arange(1010))
-    pieces = list(windows(text, context, vocabulary))
-    assert max(len(ids) for _, ids in pieces) == longest
-    np.testing.assert_array_equal(np.concatenate([ids for _, ids in pieces]), text.ids)
-    assert [before for before, _ in pieces] == [ids[0] for _, ids in pieces]
+@pytest.mark.parametrize(("context", "longest"), [(2, 2), (40, 40), (10**6, WINDOW)])
+def test_windows_fit_the_context_and_leave_nothing_out(context: int, longest: int) -> None:
+    pieces = list(windows(of_ids(range(1010)), context))
+    assert max(len(window.ids) for window in pieces) == longest
+    assert [i for window in pieces for i in window.ids.tolist()] == list(range(1010))
+    # Each window's first token follows on nothing.
+    assert [window.start for window in pieces] == [window.ids[1] for window in pieces]
 
 
 def test_a_last_token_alone_predicts_nothing() -> None:
-    text = Text(name="text", ids=np.arange(21))
-    assert [ids.tolist() for _, ids in windows(text, 10, 100)] == [[*range(10)], [*range(10, 20)]]
+    assert [window.ids.tolist() for window in windows(of_ids(range(21)), 10)] == [[*range(10)], [*range(10, 20)]]
 
 
-def test_a_prefix_stands_before_every_window() -> None:
-    text = Text(name="text", ids=np.arange(10, 30), prefix=(1, 2))
-    pieces = [ids.tolist() for _, ids in windows(text, 12, 100)]
-    assert pieces == [[1, 2, *range(10, 20)], [1, 2, *range(20, 30)]]
+def test_a_prefix_stands_before_every_window_and_is_not_scored() -> None:
+    pieces = list(windows(of_ids(range(10, 30), prefix=(1, 2)), 12))
+    assert [window.ids.tolist() for window in pieces] == [[1, 2, *range(10, 20)], [1, 2, *range(20, 30)]]
+    assert [(window.start, window.first) for window in pieces] == [(0, 2), (10, 2)]
+
+
+@pytest.mark.parametrize("kind", ["fused", "traced"])
+@pytest.mark.parametrize("prefix", [(), (5,), (5, 6)])
+def test_chunks_on_a_cache_give_what_one_run_gives(
+    kind: str, prefix: tuple[int, ...], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact: Artifact = request.getfixturevalue(kind)
+    fp32 = Decoder(artifact.graph("fp32"), artifact.manifest.decoder)
+    text = of_ids(np.random.default_rng(1).integers(0, 300, 150).tolist(), prefix=prefix)
+    whole = measure(fp32, {"int8": fp32}, text).scores["int8"].loss
+    for chunk in (1, 3, 50, CHUNK):
+        monkeypatch.setattr("deploykit.validate.quality.CHUNK", chunk)
+        np.testing.assert_allclose(measure(fp32, {"int8": fp32}, text).scores["int8"].loss, whole, atol=1e-3)
+    assert len(whole) == 150 if prefix else 148
 
 
 def test_progress_ends_with_the_text(int8: Artifact) -> None:
     heard: list[tuple[Any, ...]] = []
-    # One token more than whole windows.
-    text = read_text(int8, ValidateConfig(tokens=2 * int8.manifest.decoder.max_context + 1))
-    measure("int8", *decoders(int8), text, progress=lambda *report: heard.append(report))
-    assert heard[0] == ("measure int8", 0, 257)
-    assert heard[-1] == ("measure int8", 257, 257)
-    assert all(done < 257 for _, done, _ in heard[:-1])
+    fp32, other = decoders(int8)
+    text = of_ids([*range(200)] * 2)
+    measure(fp32, {"int8": other}, text, progress=lambda *report: heard.append(report))
+    assert heard[0] == ("measure quality", 0, 400, "ids")
+    assert heard[-1] == ("measure quality", 400, 400)
+    assert all(done < 400 for _, done, *_ in heard[:-1])

@@ -10,7 +10,7 @@ from altering import without
 from deploykit.artifact import Artifact, draft
 from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError
-from deploykit.validate.text import make_rows, read_text
+from deploykit.validate.text import DEFAULT, make_rows, read_text
 
 
 def changed(artifact: Artifact, out: Path, tokenizer: str) -> Artifact:
@@ -22,7 +22,7 @@ def changed(artifact: Artifact, out: Path, tokenizer: str) -> Artifact:
 
 def test_the_documentations_prose_is_the_default(fused: Artifact) -> None:
     text = read_text(fused, ValidateConfig(tokens=100))
-    assert (text.name, len(text.ids), text.natural) == ("pydoc_data.topics", 100, True)
+    assert (text.name, len(text.ids), text.natural) == (DEFAULT, 100, True)
     assert len(set(text.ids.tolist())) > 20
 
 

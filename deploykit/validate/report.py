@@ -1,0 +1,145 @@
+"""`report.json`: what was asked of an artifact's models, what came out, and whether that is within the limits.
+
+The page is made of it alone (see `page`). Its fields:
+
+    schema       1; raised when a field changes its meaning
+    passed       whether every limit was kept
+    failures     the limits that were passed, a sentence each
+    warnings     the parts of the text on which a precision is past a limit, a sentence each
+    model        architecture, model_type, layers, vocab_size, max_context, cache
+    limits       atol, max_kl, max_perplexity_loss
+    text         name and natural, and for each sample its label and tokens
+    precisions   by precision, fp32 first:
+        served, bytes                 of the graph and its data
+        parity    null, or            reference, allowed, and the cases by name: for fp32 and fp16 with the largest
+                                      error of a logit, for the others with the root mean square of all
+        quality   null for fp32, or   perplexity, perplexity_fp32, perplexity_loss, kl, top1_agreement, tokens, trained,
+                                      over
+        slices    of the text         by (text, script, position), name, judged, over, and the figures of `quality`
+        layers    by layer            key, value: relative error beside fp32
+    candidates   null, or what `--quantize auto` measured, a row each
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from deploykit.artifact import Artifact
+from deploykit.config import ValidateConfig
+from deploykit.spec import VARIANT_FILES, Precision, data_file
+from deploykit.validate.quality import Quality, Text
+from deploykit.validate.slices import Slice
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a precision costs in text."""
+
+    quality: Quality
+    trained: bool
+    """Whether the fp32 model knows the text, so that limits count."""
+    failure: str | None
+    slices: tuple[Slice, ...]
+    cache_errors: tuple[float, ...]
+    """Relative error of each tensor of the cache, in graph order: layer 0 key, layer 0 value, and so on."""
+
+    def over(self) -> list[Slice]:
+        """Return the slices past a limit."""
+        return [part for part in self.slices if part.over]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures of the whole."""
+        return {**self.quality.to_json(), "trained": self.trained, "over": self.failure is not None}
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Filled in while the gate runs, so that a failure leaves what was found up to it."""
+
+    artifact: Artifact
+    config: ValidateConfig
+    candidates: list[Mapping[str, Any]] | None
+    text: Text | None = None
+    cases: dict[Precision, Mapping[str, Any]] = field(default_factory=dict)
+    verdicts: dict[Precision, Verdict] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, artifact: Artifact, config: ValidateConfig) -> Self:
+        """Return an empty report that knows what was measured when the precision was chosen."""
+        found = None
+        for record in artifact.manifest.history:
+            if record.stage == "quantize":
+                found = record.result.get("candidates") or None
+        return cls(artifact=artifact, config=config, candidates=found)
+
+    def parity(self) -> dict[str, Any]:
+        """Return the figures that `manifest.json` keeps: those of the whole, and which slices are past a limit."""
+        kept: dict[str, Any] = {"fp32": self.cases["fp32"]}
+        for precision, verdict in self.verdicts.items():
+            names = self.text.name if self.text else ""
+            over = [f"{part.by} {part.name}" for part in verdict.over()]
+            kept[precision] = {**verdict.to_json(), "text": names, "slices_over": over}
+        return kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            "passed": not self.failures,
+            "failures": list(self.failures),
+            "warnings": list(self._warnings()),
+            "model": self._model(),
+            "limits": {
+                "atol": self.config.atol,
+                "max_kl": self.config.max_kl,
+                "max_perplexity_loss": self.config.max_perplexity_loss,
+            },
+            "text": self.text
+            and {
+                "name": self.text.name,
+                "natural": self.text.natural,
+                "samples": [{"label": sample.label, "tokens": len(sample.ids)} for sample in self.text.samples],
+            },
+            "precisions": {precision: self._precision(precision) for precision in self.artifact.precisions()},
+            "candidates": self.candidates,
+        }
+
+    def _model(self) -> dict[str, Any]:
+        manifest = self.artifact.manifest
+        spec = manifest.decoder
+        return {
+            "architecture": manifest.architecture,
+            "model_type": manifest.model_type,
+            "layers": len(spec.layers),
+            "vocab_size": spec.vocab_size,
+            "max_context": spec.max_context,
+            "cache": spec.cache,
+        }
+
+    def _precision(self, precision: Precision) -> dict[str, Any]:
+        manifest, name = self.artifact.manifest, VARIANT_FILES[precision]
+        verdict = self.verdicts.get(precision)
+        errors = verdict.cache_errors if verdict else ()
+        return {
+            "served": precision == manifest.served,
+            "bytes": sum(entry.size for file, entry in manifest.files.items() if file in (name, data_file(name))),
+            "parity": self.cases.get(precision),
+            "quality": verdict and verdict.to_json(),
+            "slices": [part.to_json() for part in verdict.slices] if verdict else [],
+            "layers": [
+                {"layer": number, "key": float(f"{key:.4g}"), "value": float(f"{value:.4g}")}
+                for number, (key, value) in enumerate(zip(errors[::2], errors[1::2], strict=True))
+            ],
+        }
+
+    def _warnings(self) -> Iterator[str]:
+        for precision, verdict in self.verdicts.items():
+            for part in verdict.over():
+                quality = part.quality
+                yield (
+                    f"{precision} on {part.by} {part.name!r} ({quality.tokens} tokens): growth of perplexity "
+                    f"{quality.perplexity_loss:+.2%}, KL {quality.kl:.2g}"
+                )
