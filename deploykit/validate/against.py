@@ -29,9 +29,10 @@ Ours = Callable[[Decoder, IntArray, IntArray], FloatArray]
 
 STEPS: Final = 8
 """Tokens generated from each prompt."""
-OTHER_KERNELS: Final = 5e-2
-"""Tolerance of a precision below fp32, in place of `atol`. The same kernels agree to 1e-5 (measured); those of another
-version may round activations (8 bits, each step 1/127 of a block's largest value) or halves (11 bits) the other way."""
+OTHER_KERNELS: Final = 1e-1
+"""Tolerance of a precision below fp32, in place of `atol`. The same kernels on the same batch agree to 1e-5; those for
+another batch or of another version may round an activation the other way, each time by 1/127 of its block's largest
+value: up to 0.045 was seen on small random models."""
 ONE, SHORT, RAGGED = "one prompt", "one token", "ragged batch"
 
 
@@ -134,8 +135,9 @@ def _against_process(
     decoder = Decoder(artifact.graph(precision), spec)
     atol, allowed, found = allowed_atol(precision, config), 0.0, {}
     for name, case in cases.items():
-        # In dynamic-int8 a prompt's tokens share their scales, so the answer must be run as the runtime did.
-        ours = stepwise if precision == "dynamic-int8" else at_once
+        # In fewer bits a kernel for one row rounds otherwise than one for many, and in dynamic-int8 they share scales:
+        # then the answer is run as the runtime did.
+        ours = at_once if precision == "fp32" else stepwise
         judged = _judged(answers.runtime, name, decoder, case, answers.cases[name], atol, ours)
         allowed, found[name] = max(allowed, judged["allowed"]), judged
     return Compared(
