@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploykit.config import ConvertConfig
-from deploykit.convert.weights import PICKLE, Weights, open_weights, read_json
+from deploykit.convert.sizes import check_raw, check_sizes
+from deploykit.convert.weights import PICKLE, Weights, check_types, open_weights, read_json
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 
 HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 """What is downloaded of a hub repository: no other framework's weights, nothing in subfolders."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_LIMITS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_LIMITS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "max_target_positions",
+)
 """What configurations call their longest sequence."""
 _MAX_POSITIONS: Final = 1 << 24
 """Longest context whose position table is written: 8 GB of it at a head size of 128."""
@@ -48,7 +56,9 @@ class Checkpoint:
         Raises:
             ConfigError: `wanted` is longer than what the checkpoint was made for, or no limit is known.
         """
-        own = next((limit for name in _LIMITS if (limit := getattr(self.config, name, None))), None)
+        # Where there is no limit some write 0, and some -1.
+        limits = (getattr(self.config, name, None) for name in _LIMITS)
+        own = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
         context = own if wanted is None else wanted
         if context is None:
             raise ConfigError(f"{self.folder}: config.json names no longest context; pass --max-context TOKENS")
@@ -71,16 +81,19 @@ def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
     """
     folder = find_folder(source, options)
     raw = read_json(folder / "config.json")
+    check_raw(folder / "config.json", raw)
     config = _read_config(folder, raw, trust_remote_code=options.trust_remote_code)
     _check_kind(folder, raw, config)
+    check_sizes(folder / "config.json", config)
     weights = open_weights(folder, allow_pickle=options.allow_pickle)
+    check_types(weights)
     layers = getattr(config, "num_hidden_layers", 0)
-    if not isinstance(layers, int) or layers > len(weights.tensors):
+    if isinstance(layers, int) and layers > len(weights.tensors):
         raise CheckpointError(
             f"{folder}: config.json says {layers} layers, but the weights hold only {len(weights.tensors)} tensors"
         )
     _check_tokenizer(folder, config)
-    return Checkpoint(folder=folder, raw_config=raw, config=config, weights=weights)
+    return Checkpoint(folder=folder, raw_config=raw, config=config, weights=_with_embedding(weights, config))
 
 
 def find_folder(source: str | Path, options: ConvertConfig) -> Path:
@@ -146,9 +159,11 @@ def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) 
         raise CheckpointError(f"{folder / 'config.json'}: has no 'model_type'; is it a transformers checkpoint?")
     if kind not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in raw):
         needs = "needs code that comes with it (--trust-remote-code runs it)" if "auto_map" in raw else "is unknown"
+        from deploykit.convert.fused import FAMILIES
+
         raise UnsupportedModelError(
-            f"{folder / 'config.json'}: model type {kind!r} {needs}; gpt2, llama and qwen2 are written as fused "
-            "graphs, any other causal language model of the installed transformers is traced"
+            f"{folder / 'config.json'}: model type {kind!r} {needs}; {', '.join(FAMILIES)} are written as fused "
+            "graphs, other causal language models of the installed transformers are traced (docs/models.md)"
         )
     try:
         with quiet():
@@ -183,12 +198,24 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
             f"{folder}: {config.model_type} has no vocabulary of its own in config.json, as models for more than text "
             "have none; only causal language models of text can be converted so far"
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown method")
-        raise UnsupportedModelError(
-            f"{folder}: the weights are quantized already ({method}); convert the unquantized checkpoint, "
-            "`deploykit quantize` does the rest"
-        )
+    for name in ("quantization_config", "compression_config"):
+        if plan := raw.get(name) or (raw.get("text_config") or {}).get(name):
+            method = plan.get("quant_method") if isinstance(plan, dict) else None
+            raise UnsupportedModelError(
+                f"{folder}: the weights are quantized already ({method or 'unknown method'}); convert the checkpoint "
+                "it was made from, or save it dequantized (transformers: model.dequantize()); `deploykit quantize` "
+                "does the rest"
+            )
+
+
+def _with_embedding(weights: Weights, config: Any) -> Weights:
+    """Return the weights with the embedding under its own name, where a tied checkpoint kept only the head's."""
+    head = weights.tensors.get("lm_head.weight")
+    known = any(name.endswith(("embed_tokens.weight", "wte.weight")) for name in weights.tensors)
+    if head is None or known or not getattr(config, "tie_word_embeddings", False):
+        return weights
+    aliases = dict.fromkeys(("model.embed_tokens.weight", "transformer.wte.weight"), head)
+    return Weights(source=weights.source, tensors={**weights.tensors, **aliases})
 
 
 def _flat(names: Any) -> set[str]:

@@ -124,9 +124,9 @@ def kept_besides(model: Any) -> str | None:
             return f"a recurrent state ({type(layer).__name__})"
         if type(layer) not in plain:
             return f"more than keys and values ({type(layer).__name__})"
-    return (
-        None if "past_key_values" in _parameters(model) else "a state of its own (its forward takes no past_key_values)"
-    )
+    if "past_key_values" not in _parameters(model):
+        return "a state of its own or nothing (its forward takes no past_key_values)"
+    return None
 
 
 def _parameters(module: Any) -> set[str]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from deploykit.config import ConvertConfig
 from deploykit.convert.checkpoint import Checkpoint, open_checkpoint, quiet
+from deploykit.convert.sizes import check_implied
 from deploykit.errors import CheckpointError, UnsupportedModelError
 
 IntArray = NDArray[np.int64]
@@ -48,6 +49,9 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
         CheckpointError: weights are missing, of another shape, NaN or infinite.
         UnsupportedModelError: transformers can't make a model of it.
     """
+    if implied := _implied(checkpoint):
+        stored = sum(math.prod(tensor.shape) for tensor in checkpoint.weights.tensors.values())
+        check_implied(checkpoint.folder, implied, stored)
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -75,20 +79,34 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
 
 
 def _explained(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
-    reason = _mismatch(checkpoint) or " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300]
+    # A key alone says nothing: some configurations name a kind that has no entry in one of transformers' tables.
+    reason = _mismatch(checkpoint) or (f"{text} is unknown" if isinstance(error, KeyError) else text)
     if isinstance(error, (ImportError, NotImplementedError)):
         return UnsupportedModelError(f"{checkpoint.folder}: {checkpoint.config.model_type} can't be run here: {reason}")
     return CheckpointError(f"{checkpoint.folder}: the weights don't fit config.json: {reason}")
 
 
-def _mismatch(checkpoint: Checkpoint) -> str | None:
-    """Return the first tensor whose shape is not the model's, which transformers only says in a log."""
+def _hollow(checkpoint: Checkpoint) -> Any:
+    """Return the model without memory for its weights, or None where it can't even be made so."""
     try:
         with quiet(), torch.device("meta"):
-            wanted = AutoModelForCausalLM.from_config(checkpoint.config).state_dict()
-    except Exception:  # it can't even be made without weights: then the first failure says it all
+            return AutoModelForCausalLM.from_config(checkpoint.config)
+    except Exception:  # whatever a model's constructor may raise: loading it raises the same, and is explained
         return None
-    for name, tensor in wanted.items():
+
+
+def _implied(checkpoint: Checkpoint) -> int:
+    """Return how many elements the model's weights and tables have, or 0 where that can't be told."""
+    model = _hollow(checkpoint)
+    parts = () if model is None else (*model.parameters(), *model.buffers())
+    return sum(math.prod(part.shape) for part in parts)
+
+
+def _mismatch(checkpoint: Checkpoint) -> str | None:
+    """Return the first tensor whose shape is not the model's, which transformers only says in a log."""
+    model = _hollow(checkpoint)
+    for name, tensor in ({} if model is None else model.state_dict()).items():
         stored = checkpoint.weights.tensors.get(name)
         if stored is not None and stored.shape != tuple(tensor.shape):
             return f"tensor {name!r} has the shape {list(stored.shape)}, not {list(tensor.shape)}"

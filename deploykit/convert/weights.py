@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from deploykit.errors import CheckpointError
+from deploykit.errors import CheckpointError, UnsupportedModelError
 
 FloatArray = NDArray[np.float32]
 
@@ -18,9 +18,23 @@ SINGLE: Final = "model.safetensors"
 PICKLE: Final = "pytorch_model.bin"
 MAX_HEADER: Final = 16 << 20
 """Largest safetensors header that is read, in bytes: room for 150,000 tensors, and 200 MB once parsed."""
+_MAX_JSON: Final = 64 << 20
+"""Largest JSON file that is read, in bytes: room for the index of 300,000 tensors."""
 _CHUNK: Final = 1 << 22
 """Elements read and converted at a time: 16 MB of fp32."""
+_QUANTIZED: Final = frozenset(
+    {"qweight", "qzeros", "g_idx", "SCB", "absmax", "weight_packed", "weight_scale", "weight_scale_inv"}
+)
+"""Last parts of the names that GPTQ, AWQ, bitsandbytes, compressed-tensors and fp8 give their tensors."""
 _FLOATS: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TORCH_TYPES: Final = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +45,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     chunks: Callable[[], Iterator[FloatArray]]
     """Yields the elements in order, flat, a few megabytes at a time."""
+    dtype: str = "F32"
+    """Its type as safetensors names it."""
 
     def read_into(self, out: FloatArray) -> None:
         """Fill `out`, a contiguous array of this tensor's shape.
@@ -104,6 +120,26 @@ def open_weights(folder: Path, *, allow_pickle: bool) -> Weights:
     return _open_shards(folder / pickles[0], _read_pickle)
 
 
+def check_types(weights: Weights) -> None:
+    """Check that the weights are floating point numbers, as far as they can be told from masks and tables of integers.
+
+    Raises:
+        CheckpointError: naming a tensor that isn't, and what it may be.
+    """
+    for name, tensor in weights.tensors.items():
+        last = name.rpartition(".")[2]
+        if tensor.dtype.startswith(("F8_", "F6_", "F4")) or last in _QUANTIZED:
+            raise UnsupportedModelError(
+                f"{weights.source}: tensor {name!r} ({tensor.dtype}) shows that the weights are quantized already; "
+                "convert the checkpoint it was made from, or save it dequantized (transformers: model.dequantize())"
+            )
+        if tensor.dtype not in _FLOATS and last in ("weight", "bias") and len(tensor.shape) in (1, 2):
+            raise CheckpointError(
+                f"{weights.source}: tensor {name!r} is of type {tensor.dtype}; only {', '.join(_FLOATS)} weights are "
+                "read, so save the checkpoint in one of those"
+            )
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in `file`.
 
@@ -111,6 +147,8 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, or it holds something else.
     """
     try:
+        if (size := file.stat().st_size) > _MAX_JSON:
+            raise CheckpointError(f"{file}: {size} bytes, more than a file of settings has; download it again")
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file.parent}: no {file.name} in it; is it a Hugging Face checkpoint?") from None
@@ -179,7 +217,7 @@ def _stored(file: Path, name: str, entry: Mapping[str, Any], *, data: int) -> St
                     raise CheckpointError(f"{file}: ends within tensor {name!r}; download it again")
                 yield _as_fp32(words)
 
-    return StoredTensor(name=name, shape=tuple(entry["shape"]), chunks=chunks)
+    return StoredTensor(name=name, shape=tuple(entry["shape"]), chunks=chunks, dtype=str(entry["dtype"]))
 
 
 def _as_fp32(words: NDArray[Any]) -> FloatArray:
@@ -209,6 +247,11 @@ def _read_pickle(file: Path) -> dict[str, StoredTensor]:
             for start in range(0, flat.numel(), _CHUNK):
                 yield flat[start : start + _CHUNK].float().numpy()
 
-        return StoredTensor(name=name, shape=tuple(tensor.shape), chunks=chunks)
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{file}: tensor {name!r} claims {tensor.numel()} elements, more than are stored; download it again"
+            )
+        kind = _TORCH_TYPES.get(str(tensor.dtype), str(tensor.dtype).removeprefix("torch."))
+        return StoredTensor(name=name, shape=tuple(tensor.shape), chunks=chunks, dtype=kind)
 
     return {str(name): stored(str(name), tensor) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

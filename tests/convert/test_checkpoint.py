@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,16 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from checkpoints import make_checkpoint
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 
 from deploykit.config import ConvertConfig
-from deploykit.convert import convert
+from deploykit.convert import convert, torch_reference
 from deploykit.convert.checkpoint import open_checkpoint
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
+from deploykit.validate.decoder import Decoder
 
 
 @pytest.fixture
@@ -76,6 +81,24 @@ def only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def store(folder: Path, name: str, make: Callable[[Any], Any]) -> None:
+    """Put what `make` makes of a tensor under `name`."""
+    weights = load_torch_file(folder / "model.safetensors")
+    weights[name] = make(weights.get(name))
+    save_torch_file(weights, folder / "model.safetensors")
+
+
+def stretch_pickle(folder: Path) -> None:
+    """Make a pickle whose tensor repeats one stored number: read, it would be as large as it says."""
+    torch.save({"x": torch.ones(1).expand(64, 64)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def pad(file: Path, size: int) -> None:
+    with file.open("ab") as stream:
+        stream.truncate(size)
+
+
 def rename_a_tensor(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["other"] = weights.pop(OUT)
@@ -115,7 +138,20 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"eos_token_id is 318, but the vocabulary ends at 317",
     ),
     "sizes past all memory": (lambda f: edit(f / "config.json", hidden_size=2**40), r"implies \[318, 1099511627776\]"),
-    "layers without end": (lambda f: edit(f / "config.json", num_hidden_layers=10**9), r"says 1000000000 layers"),
+    "fp8": (
+        lambda f: store(f, OUT, lambda t: t.to(torch.float8_e4m3fn)),
+        rf"'{OUT}' \(F8_E4M3\) shows that the weights are quantized already; convert the checkpoint it was made from",
+    ),
+    "fp8 with scales": (
+        lambda f: store(f, f"{OUT}_scale_inv", lambda t: torch.ones(1)),
+        rf"'{OUT}_scale_inv' \(F32\) shows that the weights are quantized already",
+    ),
+    "packed weights": (
+        lambda f: store(f, OUT.replace("weight", "qweight"), lambda t: torch.ones(4, dtype=torch.int32)),
+        r"o_proj\.qweight' \(I32\) shows that the weights are quantized already",
+    ),
+    "more weights than stored": (stretch_pickle, r"claims 4096 elements, more than are stored"),
+    "settings past all reason": (lambda f: pad(f / "config.json", 65 << 20), r"config\.json: \d+ bytes, more than"),
 }
 
 
@@ -124,13 +160,68 @@ def test_refuses_what_is_damaged(folder: Path, damage: str) -> None:
     function, said = BAD[damage]
     function(folder)
     with pytest.raises(CheckpointError, match=said) as caught:
-        convert(folder, folder.parent / "out")
+        convert(folder, folder.parent / "out", ConvertConfig(allow_pickle=damage == "more weights than stored"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in folder.parent.iterdir()] in ([], ["checkpoint"])
 
 
+ABSURD: dict[str, list[Any]] = {
+    "num_hidden_layers": [10**9, 0, -1, 1.5, "2", None, True, [1]],
+    "hidden_size": [2**40, 0, -64, float("nan"), "64", 63, 4],
+    "vocab_size": [2**62, 0, -5, 1, 317, 10**6],
+    "num_attention_heads": [10**9, 0, -4, 5, 3],
+    "num_key_value_heads": [10**9, 0, -1, 3],
+    "head_dim": [2**40, 0, -1, 15, 24],
+    "intermediate_size": [2**50, 0, -3],
+    "rms_norm_eps": [float("nan"), "x"],
+    "max_position_embeddings": [2**60, 0, -1, "x"],
+    "rope_parameters": [{"rope_type": "zig"}, {"rope_type": "default", "rope_theta": float("nan")}, "x"],
+    "num_labels": [10**9],
+    "hidden_act": ["zap"],
+    "quantization_config": ["awq", {"quant_method": "gptq"}, {"quant_method": "mxfp4"}, {"bits": 4}],
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_refuses_absurd_sizes_before_they_cost_anything(folder: Path, name: str) -> None:
+    whole = (folder / "config.json").read_text()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for value in ABSURD[name]:
+        (folder / "config.json").write_text(whole)
+        edit(folder / "config.json", **{name: value})
+        with pytest.raises((CheckpointError, ConfigError)) as caught:
+            convert(folder, folder.parent / "out")
+        assert "\n" not in str(caught.value), value
+        assert len(str(caught.value)) < 500 + len(str(folder)), value
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("said", [10**6, 2**31, 2**62])
+def test_a_traced_model_is_not_made_larger_than_its_weights(tmp_path: Path, said: int) -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+    folder = make_checkpoint(tmp_path / "c", "stablelm", **sizes, intermediate_size=96, max_position_embeddings=64)
+    edit(folder / "config.json", intermediate_size=said)
+    with pytest.raises(CheckpointError, match=r"implies \d+ weights, but the files hold|overflowed"):
+        torch_reference(folder, ConvertConfig())
+
+
+@pytest.mark.parametrize("kept", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_tied_weights_are_found_under_either_name(tmp_path: Path, tiny_qwen2: Path, kept: str) -> None:
+    folder = Path(shutil.copytree(tiny_qwen2, tmp_path / "checkpoint"))
+    weights = load_file(folder / "model.safetensors")
+    weights[kept] = weights.pop(EMBEDDING)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = np.arange(3, 12)
+    wanted = torch_reference(tiny_qwen2, ConvertConfig())(ids)
+    np.testing.assert_array_equal(torch_reference(folder, ConvertConfig())(ids), wanted)
+    artifact = convert(folder, tmp_path / "out", ConvertConfig(method="fused"))
+    decoder = Decoder(artifact.graph(), artifact.manifest.decoder)
+    found = decoder.run(ids[None], np.ones((1, len(ids)), np.int64))[0][0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"model_type": "zebra"}, r"'zebra' is unknown; gpt2, llama and qwen2 .* traced"),
+    "unknown": ({"model_type": "zebra"}, r"'zebra' is unknown; .*gpt2, .*llama, .* traced"),
     "own code": ({"model_type": "zebra", "auto_map": {"AutoConfig": "x.Y"}}, r"needs code .*--trust-remote-code"),
     "encoder-decoder": ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, r"encoder-decoder"),
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, r"no causal language model"),
