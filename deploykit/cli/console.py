@@ -121,6 +121,7 @@ def print_artifact(artifact: Artifact, *, json_wanted: bool) -> None:
         ),
         *((p, _size_note(artifact, p)) for p in artifact.precisions()),
         *quality_rows(artifact),
+        *([("report", str(artifact.path / "report.html"))] if "report.html" in manifest.files else []),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -149,9 +150,12 @@ def _parity_note(found: Mapping[str, Any]) -> str:
 
 
 def _quality_note(found: Mapping[str, Any]) -> str:
-    judged = "" if found["trained"] else "; not judged: random weights"
-    return (
+    judged = "" if found["trained"] else "; not judged: the model doesn't know this text"
+    note = (
         f"perplexity {found['perplexity']:.2f} against {found['perplexity_fp32']:.2f} "
         f"({found['perplexity_loss']:+.2%}), "
         f"KL {found['kl']:.1e}, same top-1 {found['top1_agreement']:.1%}{judged}"
     )
+    # Artifacts of before there were slices have no such field.
+    over = found.get("slices_over", [])
+    return click.style(f"{note}; past a limit on {', '.join(over)}", fg="red") if over else note

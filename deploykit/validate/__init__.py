@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import ValidateConfig
-from deploykit.errors import OutputError
+from deploykit.errors import OutputError, ParityError
 from deploykit.progress import Progress, silent
 from deploykit.validate.gate import check
 from deploykit.validate.page import render
@@ -59,8 +59,12 @@ def validate(
         report = Report.of(artifact, config)
         try:
             check(artifact, reference, config, report, progress=progress)
+        except ParityError as error:
+            # Whoever must find out why it failed needs the report most.
+            if config.report is not None:
+                error.add_note(f"report: {config.report}")
+            raise
         finally:
-            # Whoever must find out why it failed needs it most.
             if config.report is not None:
                 _write_page(config.report, report.to_json())
         manifest = _recorded(artifact.manifest, report.parity(), config)
