@@ -100,7 +100,8 @@ class Mixer:
             nodes = [ir.node("Cast", [value], attributes={"to": wanted}, name=f"{value.name}.{kind}")]
             if have == "plain":
                 # It may be a mask, and -3.4e38 would be cast to -inf.
-                clip = ir.node("Max", [value, self._filler()], name=f"{value.name}.clipped")
+                bounds = [self._number("lowest", FILLER), self._number("highest", LARGEST)]
+                clip = ir.node("Clip", [value, *bounds], name=f"{value.name}.clipped")
                 nodes[0].replace_input_with(0, clip.outputs[0])
                 nodes.insert(0, clip)
             if before is None:
@@ -193,10 +194,10 @@ class Mixer:
         value.type = ir.TensorType(ir.DataType.FLOAT16 if kind == "half" else ir.DataType.FLOAT)
         value.shape = shape
 
-    def _filler(self) -> ir.Value:
-        name = "half.filler"
+    def _number(self, name: str, number: float) -> ir.Value:
+        name = f"half.{name}"
         if name not in self.graph.initializers:
-            tensor = ir.tensor(np.array(FILLER, np.float32), name=name)
+            tensor = ir.tensor(np.array(number, np.float32), name=name)
             value = ir.Value(name=name, shape=ir.Shape(()), type=ir.TensorType(tensor.dtype), const_value=tensor)
             self.graph.register_initializer(value)
         return self.graph.initializers[name]

@@ -20,7 +20,7 @@ from deploykit.convert import convert
 from deploykit.errors import ArtifactError
 from deploykit.progress import silent
 from deploykit.quantize import quantize
-from deploykit.quantize.autocast import FILLER
+from deploykit.quantize.autocast import FILLER, LARGEST
 from deploykit.quantize.half import halve
 from deploykit.spec import LOGITS, Precision
 from deploykit.validate.cases import Rows, cases_for, row_lengths
@@ -277,6 +277,32 @@ def test_angles_of_late_positions_are_computed_in_fp32(tmp_path: Path) -> None:
     wanted = np.cos(asked[:, None] * values["frequencies"])
     np.testing.assert_allclose(run(file, {"input_ids": asked}), wanted, atol=4e-3)
     assert ir.load(file).graph.initializers["table.fp16"].dtype == FP16
+
+
+@pytest.mark.parametrize("move", ["Concat", "Where"])
+def test_what_is_made_of_integers_is_finite_where_it_meets_fp16(move: str, tmp_path: Path) -> None:
+    """A mask of -3.4e38 and 3.4e38 that is put beside, or in the place of, looked-up rows."""
+    ids = ir.val("input_ids", dtype=ir.DataType.INT64, shape=[None])
+    rows = ir.node("Gather", [ir.val("table"), ids])
+    count = ir.node("Cast", [ids], attributes={"to": FP32})
+    column = ir.node("Unsqueeze", [count.outputs[0], ir.val("last")])
+    mask = ir.node("Mul", [ir.node("Sub", [column.outputs[0], ir.val("five")]).outputs[0], ir.val("huge")])
+    nodes: list[ir.Node] = [rows, count, column, mask.inputs[0].producer(), mask]  # type: ignore[union-attr, list-item]
+    values: dict[str, Array] = {
+        "table": np.arange(40, dtype=np.float32).reshape(10, 4),
+        "last": np.array([1]),
+        "five": np.array(5, np.float32),
+        "huge": np.array(3e38, np.float32),
+    }
+    if move == "Concat":
+        nodes.append(ir.node("Concat", [rows.outputs[0], mask.outputs[0]], attributes={"axis": 1}))
+    else:
+        values["choice"] = np.array([True, True, True, False])
+        nodes.append(ir.node("Where", [ir.val("choice"), rows.outputs[0], mask.outputs[0]]))
+    file = small_graph(tmp_path / "source.onnx", nodes, [ids], values)
+    found = run(file, {"input_ids": np.array([4, 5, 6])})
+    np.testing.assert_array_equal(found[:, :3], values["table"][4:7, :3])
+    np.testing.assert_array_equal(found[:, -1], [FILLER, 0, LARGEST])
 
 
 def test_a_graph_within_a_node_is_refused(untied: Artifact, tmp_path: Path) -> None:
