@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Final, get_args
 
 from deploykit.artifact import Artifact, check_target
+from deploykit.auto import choose
 from deploykit.config import ConvertConfig, PackageConfig, Quantization, QuantizeConfig, Until, ValidateConfig
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
+from deploykit.engine.speed import measure_speed
 from deploykit.errors import ConfigError, DeploykitError, OutputError
 from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
 from deploykit.quantize import quantize as run_quantize
+from deploykit.validate import measure_quality
 from deploykit.validate import validate as run_validate
 
 STAGES: Final[tuple[Until, ...]] = get_args(Until)
@@ -63,20 +66,26 @@ def export(
     check_target(target, overwrite=overwrite)
     reading = convert or ConvertConfig()
     precision = quantize if isinstance(quantize, QuantizeConfig) else QuantizeConfig(precision=quantize)
+    validating = validate or ValidateConfig()
     packaging = PackageConfig(name=name or model_name(checkpoint))
 
     def check(source: Artifact, out: Path, **how: bool) -> Artifact:
-        reference = torch_reference(checkpoint, reading)
-        return run_validate(source, out, reference, validate or ValidateConfig(), progress=progress, **how)
+        reference = partial(torch_reference, checkpoint, reading)
+        return run_validate(source, out, reference, validating, progress=progress, **how)
 
-    stages: list[Callable[..., Artifact]] = [
-        partial(run_optimize, progress=progress),
-        partial(run_quantize, config=precision, progress=progress),
-        check,
-        partial(run_package, config=packaging, progress=progress),
-    ]
-    stages = stages[: STAGES.index(until)]
     with _workshop(target) as workshop:
+        quantizing = (
+            partial(_quantize_best, judging=validating, folder=workshop)
+            if precision.precision == "auto"
+            else run_quantize
+        )
+        stages: list[Callable[..., Artifact]] = [
+            partial(run_optimize, progress=progress),
+            partial(quantizing, config=precision, progress=progress),
+            check,
+            partial(run_package, config=packaging, progress=progress),
+        ]
+        stages = stages[: STAGES.index(until)]
         last = not stages
         artifact = run_convert(
             checkpoint, target if last else workshop / "0", reading, overwrite=last and overwrite, progress=progress
@@ -88,6 +97,31 @@ def export(
             )
             shutil.rmtree(workshop / str(number - 1))
     return artifact
+
+
+def _quantize_best(
+    source: Artifact,
+    out: Path,
+    *,
+    config: QuantizeConfig,
+    judging: ValidateConfig,
+    folder: Path,
+    progress: Progress,
+    **how: bool,
+) -> Artifact:
+    """Return the artifact at `out`, quantized in the way that measures best here."""
+    with tempfile.TemporaryDirectory(prefix="auto.", dir=folder) as candidates:
+        choice = choose(
+            source,
+            Path(candidates),
+            config,
+            quantize=run_quantize,
+            quality=partial(measure_quality, config=judging),
+            speed=measure_speed,
+            progress=progress,
+        )
+    notes = {"chosen_because": choice.why, "candidates": list(choice.candidates)}
+    return run_quantize(source, out, choice.config, notes=notes, progress=progress, **how)
 
 
 def model_name(checkpoint: str | Path) -> str:

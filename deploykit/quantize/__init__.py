@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ def quantize(
     *,
     overwrite: bool = False,
     link: bool = False,
+    notes: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Return the artifact at `out`: `source` with a model of the wanted precision, which is then the served one.
@@ -41,6 +43,7 @@ def quantize(
         config: the precision and its options.
         overwrite: whether an artifact at `out` may be replaced.
         link: whether unchanged files may be hard links: only where `source` is removed afterwards.
+        notes: what the record is to hold besides, such as why this precision was chosen.
         progress: told which weight is being packed.
 
     Raises:
@@ -50,7 +53,7 @@ def quantize(
     """
     config = config or QuantizeConfig()
     if config.precision == "auto":
-        raise ConfigError("quantize auto measures whole models, which this stage can't; use deploykit export")
+        raise ConfigError("quantize auto measures whole models, which this stage alone can't; use deploykit export")
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     artifact.graph("fp32")  # refuses one without it before any work is done
     precision: Precision = "fp32" if config.precision == "none" else config.precision
@@ -71,7 +74,7 @@ def quantize(
             stage="quantize",
             options=_options(config),
             versions={name: version(name) for name in ("numpy", "onnx-ir", "onnxruntime")},
-            result=result,
+            result={**result, **(notes or {})},
         )
         manifest = replace(
             artifact.manifest, served=precision, parity=parity, history=(*artifact.manifest.history, record)
