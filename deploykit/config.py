@@ -111,7 +111,7 @@ class ValidateConfig:
     text: Path | Mapping[str, Path] | None = None
     """Text to measure quality on: a file, or several by label (such as their languages), which the report then tells
     apart; prose and code of Python's own where None."""
-    tokens: int = 2048
+    tokens: int = 1536
     """Tokens to use, as many of each text."""
     report: Path | None = None
     """Where the report is written as a page whatever the outcome; only into the artifact where None."""

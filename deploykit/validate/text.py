@@ -3,7 +3,6 @@
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Final
 
 import numpy as np
@@ -12,12 +11,11 @@ from tokenizers import Tokenizer
 from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError
+from deploykit.text import CHARACTERS, load_tokenizer, prefix, read_start
 from deploykit.validate.cases import Rows, row_lengths
 from deploykit.validate.quality import Sample, Text
 from deploykit.validate.scripts import scripts_of
 
-CHARACTERS: Final = 16
-"""Characters read for each token wanted; a token of prose is 3 to 5."""
 DEFAULT: Final = "Python's documentation and library"
 CODE: Final = ("textwrap.py", "heapq.py", "shlex.py", "statistics.py")
 """Modules of the standard library that are read as code, one after the other, as far as tokens are wanted."""
@@ -35,7 +33,7 @@ def read_text(artifact: Artifact, config: ValidateConfig) -> Text:
     if artifact.tokenizer is None:
         ids = np.random.default_rng(_SEED).integers(0, vocab_size, config.tokens)
         return Text(name="random tokens", samples=(Sample(label="random tokens", ids=ids),), natural=False)
-    tokenizer = _load(artifact.tokenizer)
+    tokenizer = load_tokenizer(artifact.tokenizer)
     files = config.text_files()
     count = max(2, config.tokens // (len(files) or 2))
     contents = _contents(files, CHARACTERS * count)
@@ -47,7 +45,7 @@ def read_text(artifact: Artifact, config: ValidateConfig) -> Text:
             "belongs to another model"
         )
     name = ", ".join(file.name for file in files.values()) or DEFAULT
-    return Text(name=name, samples=samples, prefix=_prefix(tokenizer, vocab_size))
+    return Text(name=name, samples=samples, prefix=prefix(tokenizer, vocab_size))
 
 
 def make_rows(text: Text, max_context: int, vocab_size: int) -> Rows:
@@ -69,38 +67,14 @@ def _sample(tokenizer: Tokenizer, label: str, content: str, count: int) -> Sampl
     return Sample(label=label, ids=ids, scripts=scripts_of(content, found.offsets[:count]))
 
 
-def _load(file: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise ArtifactError(f"{file}: can't be read as a tokenizer: {error}; export the checkpoint again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _contents(files: Mapping[str, Path], characters: int) -> dict[str, str]:
     """Return the beginning of each text, by label: of those the user named, else of prose and code of Python's own."""
     if not files:
-        prose = "\n\n".join(topics[name] for name in sorted(topics))
         library = Path(sysconfig.get_path("stdlib"))
         code = "\n\n".join(_read(library / name, characters) for name in CODE)
-        return {"English prose": prose[:characters], "Python code": code[:characters]}
+        return {"English prose": _read(None, characters), "Python code": code[:characters]}
     return {label: _read(file, characters) for label, file in files.items()}
 
 
-def _read(file: Path, characters: int) -> str:
-    try:
-        with file.open(encoding="utf-8") as stream:
-            return stream.read(characters)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"text {file}: can't be read as UTF-8: {error}; give another --text") from error
-
-
-def _prefix(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
-    """Return the special tokens that the tokenizer puts before a text."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a").ids
-    if not bare or bare[0] not in full:
-        return ()
-    return tuple(token for token in full[: full.index(bare[0])] if token < vocab_size)
+def _read(file: Path | None, characters: int) -> str:
+    return read_start(file, characters, option="--text")[1]
