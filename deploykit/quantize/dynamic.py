@@ -4,6 +4,10 @@ A product `x @ W` becomes, in standard operators that every ONNX Runtime fuses i
 
     xq, x_scale, x_zero = DynamicQuantizeLinear(x)                shared by all products of x
     y = Cast(MatMulInteger(xq, Wq, x_zero)) * (x_scale * W_scale)  + bias
+
+Weights are int8, since ONNX Runtime's kernels for AVX-VNNI and AVX-512 VNNI take uint8 x int8 (MLAS' platform.cpp);
+uint8 x uint8 runs on older, slower ones. Without VNNI that pair overflows 16 bits now and then, unless the session asks
+for exactness: `spec.EXACT_INT8`.
 """
 
 from collections.abc import Callable
