@@ -7,6 +7,7 @@ from typing import BinaryIO, Final
 import onnx_ir as ir
 
 from deploykit.errors import ArtifactError
+from deploykit.external import check_external_data
 from deploykit.spec import data_file
 
 INLINE_BYTES: Final = 1024
@@ -22,6 +23,9 @@ def load(file: Path) -> ir.Model:
     Raises:
         ArtifactError: the file is no ONNX model, or an external tensor lies outside the graph's own data file.
     """
+    if not file.is_file():
+        raise ArtifactError(f"{file}: is not there; export the checkpoint again")
+    check_external_data(file)
     try:
         model = ir.load(file)
     except Exception as error:  # protobuf, onnx and onnx-ir each have errors of their own for damaged files

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from deploykit.errors import ArtifactError
+from deploykit.external import check_external_data
 from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, shape_text
 
 IntArray = NDArray[np.int64]
@@ -25,8 +26,9 @@ class Decoder:
         """Load `file`.
 
         Raises:
-            ArtifactError: ONNX Runtime can't load it, or its inputs or outputs aren't those of `spec`.
+            ArtifactError: its weights lie elsewhere, ONNX Runtime can't load it, or it isn't what `spec` says.
         """
+        check_external_data(file)
         self.file = file
         self.spec = spec
         options = ort.SessionOptions()

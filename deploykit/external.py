@@ -1,4 +1,4 @@
-"""Where an ONNX file says its weights lie, read from its bytes: no onnx package runs beside the engine.
+"""Where an ONNX file says its weights lie, read from its bytes before anything else reads it.
 
 ONNX is protobuf: a message is a list of (field number, wire type, value). Only the fields on the way to
 `TensorProto.external_data` are followed, and large values are skipped unread. Field numbers: onnx/onnx.proto.
@@ -7,6 +7,7 @@ ONNX is protobuf: a message is a list of (field number, wire type, value). Only 
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,8 @@ def check_external_data(graph: Path) -> None:
         ArtifactError: it lies elsewhere, past the file's end, or the graph can't be read.
     """
     data = graph.with_name(data_file(graph.name))
-    for place in external_places(graph):
+    places = list(external_places(graph))
+    for place in places:
         if place.location != data.name:
             raise ArtifactError(f"{graph.name} keeps weights in {place.location!r}, not in {data.name}; export again")
         if data.is_symlink() or not data.is_file():
@@ -57,6 +59,13 @@ def check_external_data(graph: Path) -> None:
             raise ArtifactError(
                 f"{graph.name} wants {place.length} bytes at {place.offset} of {data.name}, which has {size}; "
                 "export again"
+            )
+    # One place may serve several tensors (tied weights); one that begins within another is no file of ours.
+    for one, other in pairwise(sorted({(place.offset, place.length) for place in places})):
+        if sum(one) > other[0]:
+            raise ArtifactError(
+                f"{graph.name} wants {one[1]} bytes at {one[0]} and {other[1]} at {other[0]} of {data.name}, which "
+                "overlap; export again"
             )
 
 
@@ -128,4 +137,6 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 def _place(entries: Mapping[str, str]) -> Place:
     if unknown := set(entries) - _KEYS:
         raise ValueError(f"unknown external data key {min(unknown)!r}")
-    return Place(entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0)))
+    if "length" not in entries:
+        raise ValueError("a tensor in another file has no length")
+    return Place(entries.get("location", ""), int(entries.get("offset", 0)), int(entries["length"]))

@@ -9,16 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from deploykit.artifact import Artifact
-from deploykit.engine.external import Place, check_external_data, external_places
+from deploykit import graph
+from deploykit.convert import convert
 from deploykit.errors import ArtifactError
+from deploykit.external import Place, check_external_data, external_places
+from deploykit.spec import DecoderSpec, LayerCache
+from deploykit.validate.decoder import Decoder
 
 
-def tensor(location: str = "m.onnx_data", **entries: object) -> TensorProto:
+def tensor(location: object = "m.onnx_data", **entries: object) -> TensorProto:
     """A tensor of 4 floats whose bytes lie in another file."""
     made = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, "offset": 0, "length": 16, **entries}.items():
         made.external_data.add(key=key, value=str(value))
+    return made
+
+
+def without_length() -> TensorProto:
+    made = tensor()
+    del made.external_data[2]
     return made
 
 
@@ -89,6 +98,7 @@ def test_finds_weights_wherever_a_graph_can_hold_them(
         (tensor(length=17), "wants 17 bytes at 0 of m.onnx_data, which has 16; export again"),
         (tensor(offset=2**63, length=2**64), "which has 16"),
         (tensor(offset="x"), "not an ONNX file"),
+        (without_length(), "not an ONNX file: a tensor in another file has no length"),
         (tensor(__class__="x"), "unknown external data key '__class__'"),
         (tensor(basepath="/"), "unknown external data key 'basepath'"),
     ],
@@ -109,7 +119,44 @@ def test_refuses_a_data_file_that_is_a_link_or_missing(tmp_path: Path) -> None:
         check_external_data(file)
 
 
-def test_reads_a_real_graph_as_the_onnx_package_does(llama: Artifact) -> None:
+def test_a_place_may_be_shared_but_not_begin_within_another(tmp_path: Path) -> None:
+    def add(other: TensorProto) -> Callable[[onnx.ModelProto, TensorProto], None]:
+        return lambda model, weight: model.graph.initializer.extend([weight, other])
+
+    check_external_data(write(tmp_path, tensor(length=8), add(tensor(length=8))))
+    check_external_data(write(tmp_path, tensor(length=8), add(tensor(offset=8, length=8))))
+    with pytest.raises(ArtifactError, match=r"wants 12 bytes at 0 and 8 at 8 of m\.onnx_data, which overlap"):
+        check_external_data(write(tmp_path, tensor(length=12), add(tensor(offset=8, length=8))))
+
+
+def load_lazily(file: Path) -> None:
+    graph.load(file)
+
+
+def load_to_validate(file: Path) -> None:
+    layer = LayerCache(heads=1, key_dim=1, value_dim=1)
+    spec = DecoderSpec(cache="shared", layers=(layer,), vocab_size=1, max_context=2, logits_to_keep=True)
+    Decoder(file, spec)
+
+
+@pytest.mark.parametrize("load", [load_lazily, load_to_validate])
+@pytest.mark.parametrize("hide", HIDEOUTS)
+@pytest.mark.parametrize("entries", [{"location": "../secret"}, {"offset": 2**62}, {"__class__": "x"}])
+def test_every_reader_asks_first(
+    tmp_path: Path,
+    load: Callable[[Path], None],
+    hide: Callable[[onnx.ModelProto, TensorProto], None],
+    entries: dict[str, object],
+) -> None:
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (tmp_path / "inner").mkdir()
+    file = write(tmp_path / "inner", tensor(**{"location": "m.onnx_data", **entries}), hide)
+    with pytest.raises(ArtifactError, match=r"m\.onnx (keeps weights in|wants|is not an ONNX file: unknown external)"):
+        load(file)
+
+
+def test_reads_a_real_graph_as_the_onnx_package_does(tmp_path: Path, tiny_llama: Path) -> None:
+    llama = convert(tiny_llama, tmp_path / "out")
     model = onnx.load(llama.graph(), load_external_data=False)
     expected = [
         {entry.key: entry.value for entry in weight.external_data}
