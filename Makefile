@@ -45,8 +45,10 @@ bench: .venv/dev ## measure us beside the peers (in environments of their own); 
 	@$(BIN)/python benchmarks/decode.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow
 	@$(BIN)/python benchmarks/numpy2.py
 	@$(BIN)/python benchmarks/client_only.py
+	@$(BIN)/python benchmarks/memory.py
 
 golden: .venv/dev ## write model_repository/ again
 	@$(BIN)/python examples/golden.py

@@ -10,8 +10,10 @@ import click
 
 from deploykit import __version__
 from deploykit.cli.convert import convert
+from deploykit.cli.doctor import doctor
 from deploykit.cli.export import export
 from deploykit.cli.generate import generate
+from deploykit.cli.inspect import inspect
 from deploykit.cli.optimize import optimize
 from deploykit.cli.package import package
 from deploykit.cli.quantize import quantize
@@ -23,13 +25,14 @@ from deploykit.errors import DeploykitError, MissingExtraError
 EPILOG = """\b
 Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or quality · 5 artifact ·
 6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data ·
-130 Ctrl-C · 1 anything else."""
+12 the doctor found an error · 130 Ctrl-C · 1 anything else."""
 
 
 EXTRAS = {"generate": "cpu,engine", "serve": "cpu,engine,local", "train": "train"}
 """Extras that a verb needs, where it isn't those of the export."""
 EXTRA_PACKAGES = (
     "huggingface_hub",
+    "jinja2",
     "onnx",
     "onnx_ir",
     "onnxruntime",
@@ -96,7 +99,7 @@ def commands() -> None:
     """
 
 
-for verb in (export, serve, generate, train, convert, optimize, quantize, validate, package):
+for verb in (export, serve, generate, train, convert, optimize, quantize, validate, package, inspect, doctor):
     commands.add_command(verb)
 
 

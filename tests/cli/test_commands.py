@@ -8,7 +8,19 @@ import pytest
 
 from deploykit.cli.main import commands
 
-VERBS = ["export", "serve", "generate", "train", "convert", "optimize", "quantize", "validate", "package"]
+VERBS = [
+    "export",
+    "serve",
+    "generate",
+    "train",
+    "convert",
+    "optimize",
+    "quantize",
+    "validate",
+    "package",
+    "inspect",
+    "doctor",
+]
 
 
 def run(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -63,6 +75,9 @@ def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
     [
         (["generate", "nowhere", "hi"], 5, "not a deploykit artifact"),
         (["serve", "nowhere"], 5, "nowhere"),
+        (["inspect", "nowhere"], 5, "nothing there"),
+        (["doctor", "nowhere"], 5, "no such folder"),
+        (["doctor", "--release", "26.99"], 2, "known: 24.08 to 26.08"),
         (["export", "nowhere", "-o", "out", "--name", "../x"], 2, "name must be"),
         (["export", "nowhere", "-o", "out", "--block-size", "33"], 2, "block_size"),
         (["export", "nowhere", "-o", "out", "--atol", "nan"], 2, "atol"),

@@ -24,6 +24,7 @@ def loaded(statement: str) -> set[str]:
         ("import deploykit.engine", {"onnxruntime", "tokenizers"}),
         ("import deploykit.serve", {"onnxruntime", "tokenizers"}),
         ("import deploykit.validate", {"onnxruntime", "tokenizers", "onnx", "onnx_ir"}),
+        ("import deploykit.doctor, deploykit.inspect, deploykit.outline", set()),
         ("import deploykit.package", {"tritonclient"}),
         ("import deploykit.quantize, deploykit.optimize", {"onnx", "onnx_ir", "onnxscript", "onnxruntime"}),
     ],

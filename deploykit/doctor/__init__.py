@@ -1,0 +1,156 @@
+"""`doctor`: whether this machine is fit, and whether a model will run where it is to run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploykit.config import EngineConfig
+from deploykit.doctor.finding import LEVELS, Finding, Level, worst
+from deploykit.doctor.fit import check_fit
+from deploykit.doctor.graph import check_graph
+from deploykit.doctor.image import check_image
+from deploykit.doctor.machine import check_machine, has_dot_product
+from deploykit.doctor.memory import Estimate, Load, estimate
+from deploykit.doctor.process import process_bytes
+from deploykit.doctor.repository import TextContract, check_model, rows_of
+from deploykit.doctor.software import check_software
+from deploykit.doctor.subject import Subject, check_artifact, open_subject
+from deploykit.doctor.target import Device, Target, find_target
+from deploykit.doctor.tensors import Tensor
+from deploykit.errors import ArtifactError
+from deploykit.outline import read_outline
+from deploykit.spec import VARIANT_FILES, Precision
+
+__all__ = ["LEVELS", "Finding", "Level", "Report", "Section", "Tensor", "TextContract", "doctor"]
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of a row where nobody says, if the model takes as many: the engine's own default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Findings that belong together."""
+
+    title: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that the doctor found."""
+
+    sections: tuple[Section, ...]
+    memory: Estimate | None = None
+    """What the engine takes, where a decoder was looked at."""
+
+    @property
+    def level(self) -> Level:
+        """The worst level in it."""
+        return worst(finding for section in self.sections for finding in section.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return {
+            "level": self.level,
+            "sections": [
+                {"title": section.title, "findings": [finding.to_json() for finding in section.findings]}
+                for section in self.sections
+            ],
+            "memory": self.memory.to_json() if self.memory else None,
+        }
+
+
+def doctor(
+    path: Path | None,
+    contract: TextContract,
+    *,
+    release: str | None = None,
+    device: Device | None = None,
+    precision: Precision | None = None,
+    config: EngineConfig = EngineConfig(),
+) -> Report:
+    """Return what is wrong, and what is right, with this machine and a model.
+
+    Args:
+        path: an artifact, a model repository or a model of one; only the machine where None.
+        contract: what the packaged text model takes and gives.
+        release: the Triton release the model is to run on, such as `26.07`; this machine's ONNX Runtime where None.
+        device: where it is to run; a GPU where None and the precision is made for one.
+        precision: which graph; the served one where None.
+        config: rows, context and chunk to estimate memory for.
+
+    Raises:
+        ArtifactError: there is neither an artifact nor a repository at `path`.
+        ConfigError: the release is unknown.
+    """
+    subject = open_subject(path) if path else None
+    wanted = subject.precision(precision) if subject else precision
+    target = find_target(release, subject.device(device, wanted) if subject else device or "cpu")
+    machine = [*check_machine(path or Path()), *check_software()]
+    sections = [Section(title="this machine", findings=tuple(machine))]
+    if target and target.release:
+        sections.append(Section(title=f"Triton {release}", findings=tuple(check_image(target.release))))
+    if subject is None:
+        return Report(sections=tuple(sections))
+    guess: list[Estimate] = []
+    findings = tuple(_subject(subject, wanted, target, contract, config, guess))
+    title = f"{subject.path} on {target.name}" if target else str(subject.path)
+    return Report(sections=(*sections, Section(title=title, findings=findings)), memory=next(iter(guess), None))
+
+
+def _subject(
+    subject: Subject,
+    precision: Precision | None,
+    target: Target | None,
+    contract: TextContract,
+    config: EngineConfig,
+    guess: list[Estimate],
+) -> Iterator[Finding]:
+    """Yield what there is to say of a subject; the estimate of its memory goes to `guess`."""
+    if target is None:
+        remedy = "pip install 'deploykit[cpu]', or name the target with --release"
+        yield Finding(level="error", what="target", found="no ONNX Runtime here to compare with", remedy=remedy)
+    elif subject.artifact and precision:
+        yield from check_artifact(subject.artifact, precision, target)
+        yield from _graph(subject, precision, target, config, guess)
+    for model in subject.models:
+        yield from check_model(model, contract)
+        if target and not list(model.glob("*/manifest.json")):
+            yield from _graphs_of(sorted(model.glob("*/*.onnx")), target)
+
+
+def _graphs_of(files: Sequence[Path], target: Target) -> Iterator[Finding]:
+    for file in files:
+        try:
+            yield from check_graph(read_outline(file), target)
+        except ArtifactError as error:
+            yield Finding(level="error", what="graph", found=str(error), remedy="")
+
+
+def _graph(
+    subject: Subject, precision: Precision, target: Target, config: EngineConfig, guess: list[Estimate]
+) -> Iterator[Finding]:
+    artifact = subject.artifact
+    assert artifact is not None
+    file = artifact.path / VARIANT_FILES[precision]
+    if not file.is_file():
+        return
+    try:
+        outline = read_outline(file)
+    except ArtifactError as error:
+        yield Finding(level="error", what="graph", found=str(error), remedy="")
+        return
+    yield from check_graph(outline, target)
+    spec = artifact.contract(precision)
+    if target.device == "cpu":
+        rows = next((rows for model in subject.models if (rows := rows_of(model))), config.max_rows)
+        context = min(spec.max_context, config.max_context or DEFAULT_CONTEXT)
+        load = Load(
+            rows=rows if config.max_rows == EngineConfig.max_rows else config.max_rows,
+            context=context,
+            chunk=config.prefill_chunk,
+        )
+        process, how = process_bytes(artifact.tokenizer)
+        guess.append(estimate(outline, spec, load, process=process, dot_product=has_dot_product()))
+        yield check_fit(guess[0], load, f"process {how}")

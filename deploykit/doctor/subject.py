@@ -1,0 +1,75 @@
+"""What the doctor is given: an artifact, a model repository, or one model of a repository."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploykit.artifact import MANIFEST, Artifact
+from deploykit.doctor.finding import Finding, ok
+from deploykit.doctor.repository import find_models
+from deploykit.doctor.target import Device, Target
+from deploykit.errors import ArtifactError
+from deploykit.spec import HALF, VARIANT_FILES, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An artifact, Triton models, or both."""
+
+    path: Path
+    artifact: Artifact | None
+    models: tuple[Path, ...]
+    """Folders of Triton models."""
+
+    def precision(self, wanted: Precision | None) -> Precision | None:
+        """Return the precision to look at: the served one where nobody says."""
+        return wanted or (self.artifact.manifest.served if self.artifact else None)
+
+    def device(self, wanted: Device | None, precision: Precision | None) -> Device:
+        """Return the device to look at: a GPU for the precisions made for one."""
+        return wanted or ("cuda" if precision in HALF else "cpu")
+
+
+def open_subject(path: Path) -> Subject:
+    """Return what lies at `path`, its files not verified yet.
+
+    Raises:
+        ArtifactError: neither an artifact nor a model repository is there.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such folder; give an artifact, a model repository or a model of one")
+    models = tuple(find_models(path))
+    place = path if (path / MANIFEST).is_file() else _only_artifact(models)
+    if place is None and not models:
+        raise ArtifactError(f"{path}: neither an artifact (no {MANIFEST}) nor a model repository (no */config.pbtxt)")
+    return Subject(path=path, artifact=Artifact.open(place, verify=False) if place else None, models=models)
+
+
+def _only_artifact(models: tuple[Path, ...]) -> Path | None:
+    """Return the newest version's artifact where there is one model of ours."""
+    found = [version.parent for model in models for version in sorted(model.glob(f"*/{MANIFEST}"))]
+    return found[-1] if found and len({version.parent for version in found}) == 1 else None
+
+
+def check_artifact(artifact: Artifact, precision: Precision, target: Target) -> Iterator[Finding]:
+    """Yield whether an artifact is whole and has what serving needs."""
+    try:
+        artifact.verify()
+        yield ok("files", f"all {len(artifact.manifest.files)} are what the manifest says")
+    except ArtifactError as error:
+        yield Finding(level="error", what="files", found=str(error), remedy="export again, or copy the artifact again")
+    if VARIANT_FILES[precision] not in artifact.manifest.files:
+        there = ", ".join(artifact.precisions()) or "none"
+        remedy = f"quantize to {precision}, or look at another one with --precision"
+        yield Finding(level="error", what="precision", found=f"no {precision} graph, only {there}", remedy=remedy)
+    elif precision in HALF and target.device == "cpu":
+        remedy = "serve int8 or int4 on a CPU"
+        found = f"{precision} on a CPU: its products run in fp32 and its weights take twice their size"
+        yield Finding(level="warning", what="precision", found=found, remedy=remedy)
+    else:
+        yield ok("precision", f"{precision}, one of {', '.join(artifact.precisions())}")
+    if artifact.tokenizer is None:
+        remedy = "save the tokenizer beside the checkpoint and export it again; token ids alone work without it"
+        yield Finding(level="warning", what="tokenizer", found="no tokenizer.json: it can't take text", remedy=remedy)
+    else:
+        yield ok("tokenizer", f"{artifact.tokenizer.name}, {artifact.tokenizer.stat().st_size:,} bytes")

@@ -1,0 +1,125 @@
+"""`inspect`: what an artifact, or any ONNX file or folder, is; nothing is loaded or run."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from deploykit.artifact import MANIFEST, Artifact, Manifest
+from deploykit.errors import ArtifactError
+from deploykit.inspect.graph import describe_graph
+from deploykit.inspect.quality import describe_quality
+from deploykit.inspect.texts import describe_card, describe_tokenizer, read_object
+from deploykit.inspect.triton import describe_models
+from deploykit.spec import VARIANT_FILES, TensorSpec, data_file
+
+__all__ = ["inspect"]
+
+_MOST_FILES: Final = 200
+"""ONNX files of a folder that are read."""
+
+
+def inspect(path: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Return what lies at `path` as plain JSON values; its `kind` says which: artifact, graph or folder.
+
+    Args:
+        path: an artifact, an ONNX file, or a folder of ONNX files.
+        verify: whether to compare an artifact's files with their hashes.
+
+    Raises:
+        ArtifactError: there is nothing of these, or it can't be read.
+    """
+    if (path / MANIFEST).is_file():
+        return _artifact(path, verify=verify)
+    if path.is_file():
+        return {"kind": "graph", "path": str(path), "graphs": [describe_graph(path)], **_beside(path.parent)}
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: nothing there; give an artifact, an ONNX file, or a folder of ONNX files")
+    files = sorted(path.rglob("*.onnx"))[:_MOST_FILES]
+    if not files:
+        raise ArtifactError(
+            f"{path}: no {MANIFEST} and no ONNX file in it; give an artifact, or an ONNX file or folder"
+        )
+    graphs = [{**describe_graph(file), "file": file.relative_to(path).as_posix()} for file in files]
+    return {"kind": "folder", "path": str(path), "graphs": graphs, **_beside(path)}
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    return {"card": describe_card(folder), "tokenizer": describe_tokenizer(folder)}
+
+
+def _artifact(path: Path, *, verify: bool) -> dict[str, Any]:
+    artifact = Artifact.open(path, verify=False)
+    manifest, spec = artifact.manifest, artifact.contract()
+    layers = spec.layers
+    return {
+        "kind": "artifact",
+        "path": str(path),
+        "task": manifest.task,
+        "architecture": manifest.architecture,
+        "model_type": manifest.model_type,
+        "layers": len(layers),
+        "heads": _heads(read_object(path / "config.json")),
+        "key_value_heads": sorted({layer.heads for layer in layers}),
+        "head_size": sorted({layer.key_dim for layer in layers}),
+        "vocabulary": spec.vocab_size,
+        "context": spec.max_context,
+        "cache": spec.cache,
+        "cache_bytes_per_token": spec.cache_bytes_per_token(),
+        "served": manifest.served,
+        "precisions": [_precision(artifact, precision) for precision in artifact.precisions()],
+        "inputs": [_tensor(tensor) for tensor in spec.inputs()],
+        "outputs": [_tensor(tensor) for tensor in spec.outputs()],
+        "history": [
+            {"stage": r.stage, "options": dict(r.options), "versions": dict(r.versions), "result": dict(r.result)}
+            for r in manifest.history
+        ],
+        "quality": _quality(manifest),
+        "files": _files(artifact, verify=verify),
+        "graphs": [
+            describe_graph(artifact.graph(precision))
+            for precision in artifact.precisions()
+            if _there(artifact, precision)
+        ],
+        "triton": describe_models(path),
+        **_beside(path),
+    }
+
+
+def _heads(config: dict[str, Any]) -> int | None:
+    """Return how many attention heads a configuration names, under either of its usual names."""
+    found = config.get("num_attention_heads", config.get("n_head"))
+    return found if isinstance(found, int) else None
+
+
+def _there(artifact: Artifact, precision: Any) -> bool:
+    return artifact.graph(precision).is_file()
+
+
+def _quality(manifest: Manifest) -> list[dict[str, Any]]:
+    try:
+        return describe_quality(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{MANIFEST}: its figures can't be read: {error!r}; validate the artifact again") from None
+
+
+def _precision(artifact: Artifact, precision: Any) -> dict[str, Any]:
+    name = VARIANT_FILES[precision]
+    files = artifact.manifest.files
+    size = sum(files[file].size for file in (name, data_file(name)) if file in files)
+    return {"precision": precision, "file": name, "bytes": size, "served": precision == artifact.manifest.served}
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "type": tensor.dtype, "shape": list(tensor.shape)}
+
+
+def _files(artifact: Artifact, *, verify: bool) -> dict[str, Any]:
+    """Return the artifact's files with sizes and hashes, and whether they are what the manifest says."""
+    problem, state = None, "not verified"
+    if verify:
+        try:
+            artifact.verify()
+            state = "verified"
+        except ArtifactError as error:
+            problem, state = str(error), "damaged"
+    entries = [{"name": n, "bytes": e.size, "sha256": e.sha256} for n, e in sorted(artifact.manifest.files.items())]
+    return {"state": state, "problem": problem, "entries": entries}
