@@ -92,8 +92,8 @@ def fused_layers(config: Any) -> tuple[LayerCache, ...]:
 
 def fused_stretch(config: Any) -> float:
     """Return how many times `max_position_embeddings` the model may be asked for: more than 1 with dynamic rotary."""
-    rotaries = [layer.rotary for layer in describe(config).layers]
-    stretched = [float(r.parameters["factor"]) if r and r.kind == "dynamic" else 1.0 for r in rotaries]
+    rotaries = [layer.rotary for layer in describe(config).layers if layer.rotary]
+    stretched = [float(each.parameters["factor"]) if each.kind == "dynamic" else 1.0 for each in rotaries]
     return max(1.0, min(stretched, default=1.0))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,24 +96,27 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Any]:
-    """A family's fused graph, and PyTorch's logits of the same checkpoint."""
-    folder = tmp_path_factory.mktemp("family")
-    checkpoint = make_checkpoint(folder / "checkpoint", request.param.split()[0], **CASES[request.param])
-    return fused_and_reference(checkpoint, folder / "out")
-
-
-def fused_and_reference(checkpoint: Path, out: Path) -> tuple[Decoder, Any]:
-    artifact = convert(checkpoint, out, ConvertConfig(method="fused"))
-    pytorch = torch_reference(checkpoint)
+def family_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Decoder, Any]]:
+    """Of each case, made once: its fused graph, and PyTorch's logits of the same checkpoint."""
 
     @cache
-    def remembered(ids: bytes) -> NDArray[np.float32]:
-        return pytorch(np.frombuffer(ids, np.int64).copy())
+    def made(case: str) -> tuple[Decoder, Any]:
+        folder = tmp_path_factory.mktemp("family")
+        checkpoint = make_checkpoint(folder / "checkpoint", case.split(maxsplit=1)[0], **CASES[case])
+        artifact = convert(checkpoint, folder / "out", ConvertConfig(method="fused"))
+        pytorch = torch_reference(checkpoint)
 
-    return Decoder(artifact.graph(), artifact.manifest.decoder), lambda ids: remembered(ids.tobytes())
+        @cache
+        def logits(ids: bytes) -> NDArray[np.float32]:
+            return pytorch(np.frombuffer(ids, np.int64).copy())
+
+        return Decoder(artifact.graph(), artifact.manifest.decoder), lambda ids: logits(ids.tobytes())
+
+    return made
 
 
-@pytest.mark.parametrize(("family", "way"), PAIRS, indirect=["family"])
-def test_fused_equals_pytorch(family: tuple[Decoder, Any], way: Callable[..., None]) -> None:
-    way(*family)
+@pytest.mark.parametrize(("case", "way"), PAIRS)
+def test_fused_equals_pytorch(
+    family_of: Callable[[str], tuple[Decoder, Any]], case: str, way: Callable[..., None]
+) -> None:
+    way(*family_of(case))
