@@ -23,7 +23,8 @@ MAX_ROUNDS: Final = 8
 _SAMPLE: Final = 1024
 """Elements compared first when looking for equal weights: a page of floats, so that unequal ones are hardly read."""
 
-Pass = Callable[[ir.Model], bool]
+Pass = Callable[[ir.Model], tuple[ir.Model, bool]]
+"""From a graph to the same graph simplified, and whether anything changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +38,16 @@ class PassReport:
     seconds: float
 
 
-def _constant_folding(model: ir.Model) -> bool:
+def _constant_folding(model: ir.Model) -> tuple[ir.Model, bool]:
     def small(node: ir.Node) -> bool | None:
         sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
         return False if max(sizes, default=0) > FOLD_LIMIT else None
 
     result = fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=small)
-    return bool(result.modified)
+    return result.model, bool(result.modified)
 
 
-def _equal_initializers(model: ir.Model) -> bool:
+def _equal_initializers(model: ir.Model) -> tuple[ir.Model, bool]:
     """Merge initializers with the same type, shape and bytes, reading in full only those that begin alike."""
     alike: dict[object, list[ir.Value]] = defaultdict(list)
     changed = False
@@ -65,7 +66,7 @@ def _equal_initializers(model: ir.Model) -> bool:
         value.replace_all_uses_with(twin)
         del model.graph.initializers[str(value.name)]
         changed = True
-    return changed
+    return model, changed
 
 
 def _same_bytes(one: ir.TensorProtocol, other: ir.TensorProtocol | None) -> bool:
@@ -82,7 +83,11 @@ def _bytes(tensor: ir.TensorProtocol, part: slice = slice(None)) -> NDArray[np.u
 
 
 def _of(pass_: ir.passes.InPlacePass) -> Pass:
-    return lambda model: bool(pass_(model).modified)
+    def run(model: ir.Model) -> tuple[ir.Model, bool]:
+        result = pass_(model)
+        return result.model, bool(result.modified)
+
+    return run
 
 
 PASSES: Final[dict[str, Pass]] = {
@@ -112,7 +117,9 @@ def run_passes(
     ]
     with _defaults_set_aside(model.graph):
         for number in range(MAX_ROUNDS):
-            before = {name: _run(model, name, passes) for name in _shown(passes, progress, number)}
+            before = {}
+            for name in _shown(passes, progress, number):
+                model, before[name] = _run(model, name, passes)
             reports = [_add(report, before[report.name], first=number == 0) for report in reports]
             if not any(report.changed for report in before.values()):
                 break
@@ -126,10 +133,10 @@ def _shown(passes: dict[str, Pass], progress: Progress, number: int) -> Iterator
         yield name
 
 
-def _run(model: ir.Model, name: str, passes: dict[str, Pass]) -> PassReport:
+def _run(model: ir.Model, name: str, passes: dict[str, Pass]) -> tuple[ir.Model, PassReport]:
     before, start = _count(model), time.perf_counter()
     try:
-        changed = passes[name](model)
+        model, changed = passes[name](model)
     except Exception as error:
         names = list(passes)
         earlier = ", ".join(names[: names.index(name)]) or "none"
@@ -138,7 +145,7 @@ def _run(model: ir.Model, name: str, passes: dict[str, Pass]) -> PassReport:
             f"it: {earlier}; this is a defect of deploykit: report it, and skip this stage meanwhile"
         ) from error
     seconds = time.perf_counter() - start
-    return PassReport(
+    return model, PassReport(
         name=name, changed=changed, nodes_before=before, nodes_after=_count(model), seconds=round(seconds, 4)
     )
 

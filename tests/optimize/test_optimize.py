@@ -2,37 +2,19 @@
 
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from altering import altered, append, constant, without
+from graph_outputs import quiet, run
 
 from deploykit import graph
 from deploykit.artifact import Artifact
 from deploykit.errors import ArtifactError, OutputError
 from deploykit.optimize import optimize
 from deploykit.spec import LOGITS_TO_KEEP
-
-
-def run(artifact: Artifact, *, rows: int | None = None) -> list[Any]:
-    """Return every output for a ragged batch with a past of three tokens in the second call."""
-    spec = artifact.manifest.decoder
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(artifact.graph("fp32")), options)
-    ids = np.random.default_rng(1).integers(0, spec.vocab_size, (2, 5))
-    mask = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
-    keep = {LOGITS_TO_KEEP: np.array(rows)} if rows is not None and spec.logits_to_keep else {}
-    names = [tensor.name for tensor in spec.past()]
-    empty = [np.zeros((2, int(t.shape[1]), 0, int(t.shape[3])), np.float32) for t in spec.past()]
-    first = session.run(
-        None, {"input_ids": ids, "attention_mask": mask[:, :5], **dict(zip(names, empty, strict=True)), **keep}
-    )
-    then = {"input_ids": ids[:, :1], "attention_mask": mask, **dict(zip(names, first[1:], strict=True)), **keep}
-    return [*first, *session.run(None, then)]
 
 
 def redundant(graph: ir.Graph) -> None:
@@ -87,7 +69,7 @@ def test_a_second_time_changes_nothing_and_carries_the_files(
 
 def test_callers_may_still_ask_for_other_rows(fused: Artifact, tmp_path: Path) -> None:
     result = optimize(altered(fused, tmp_path / "planted", redundant), tmp_path / "out")
-    session = ort.InferenceSession(str(result.graph("fp32")), _quiet())
+    session = ort.InferenceSession(str(result.graph("fp32")), quiet())
     assert [value.name for value in session.get_overridable_initializers()] == [LOGITS_TO_KEEP]
     assert [run(result, rows=rows)[0].shape[1] for rows in (None, 1, 3, 0)] == [5, 1, 3, 5]
 
@@ -143,9 +125,3 @@ def test_an_output_that_exists_is_left_alone(fused: Artifact, tmp_path: Path) ->
     with pytest.raises(OutputError, match="exists already"):
         optimize(fused, tmp_path / "out")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-
-
-def _quiet() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return options

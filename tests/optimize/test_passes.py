@@ -1,15 +1,19 @@
 """Single passes, and the order of all."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from altering import constant
+from graph_outputs import run
 from numpy.typing import NDArray
 
+from deploykit import graph
+from deploykit.artifact import Artifact
 from deploykit.errors import DeploykitError
-from deploykit.optimize.passes import PASSES, run_passes
+from deploykit.optimize.passes import PASSES, Pass, run_passes
 
 
 def model_with(*arrays: NDArray[Any]) -> ir.Model:
@@ -29,9 +33,10 @@ def model_with(*arrays: NDArray[Any]) -> ir.Model:
 def test_equal_weights_become_one() -> None:
     array = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     model = model_with(array, array.copy())
-    assert PASSES["merge equal initializers"](model)
+    model, changed = PASSES["merge equal initializers"](model)
+    assert changed
     assert list(model.graph.initializers) == ["c0"]
-    assert not PASSES["merge equal initializers"](model)
+    assert not PASSES["merge equal initializers"](model)[1]
 
 
 @pytest.mark.parametrize(
@@ -41,14 +46,14 @@ def test_weights_that_differ_anywhere_stay_apart(at: int, one: float, other: flo
     arrays = [np.ones(5000, np.float32) for _ in range(2)]
     arrays[0][at], arrays[1][at] = one, other
     model = model_with(*arrays)
-    assert not PASSES["merge equal initializers"](model)
+    assert not PASSES["merge equal initializers"](model)[1]
     assert len(model.graph.initializers) == 2
 
 
 def test_equal_bytes_of_another_shape_stay_apart() -> None:
     model = model_with(np.ones((2, 8), np.float32), np.ones((1, 8), np.float32))
     constant(model.graph, "long", np.ones(16, np.float32))
-    assert not PASSES["merge equal initializers"](model)
+    assert not PASSES["merge equal initializers"](model)[1]
 
 
 def test_a_default_is_not_a_constant() -> None:
@@ -68,10 +73,10 @@ def test_a_default_is_not_a_constant() -> None:
 
 
 def test_a_pass_that_fails_is_named_with_those_before_it() -> None:
-    def broken(model: ir.Model) -> bool:
+    def broken(model: ir.Model) -> tuple[ir.Model, bool]:
         raise ValueError("out of cheese")
 
-    passes = {"remove identities": PASSES["remove identities"], "rub out": broken}
+    passes: dict[str, Pass] = {"remove identities": PASSES["remove identities"], "rub out": broken}
     with pytest.raises(DeploykitError, match=r"'rub out' failed on a graph of 1 nodes: out of cheese.*remove ident"):
         run_passes(model_with(np.ones(4, np.float32)), passes)
 
@@ -83,3 +88,46 @@ def test_reports_follow_the_passes_and_count_nodes() -> None:
     _, reports = run_passes(model)
     assert [report.name for report in reports] == list(PASSES)
     assert [(report.nodes_before, report.nodes_after) for report in reports if report.changed] == [(2, 1)]
+
+
+@pytest.fixture(scope="module")
+def before(fused: Artifact, traced: Artifact) -> dict[str, list[Any]]:
+    """Every output before any pass."""
+    return {"fused": run(fused, rows=0), "traced": run(traced, rows=0)}
+
+
+def content(model: ir.Model) -> bytes:
+    """Return what a graph computes: shapes noted on inner values and the order of initializers are no part of it."""
+    proto = ir.to_proto(model)
+    proto.graph.ClearField("value_info")
+    initializers = sorted(proto.graph.initializer, key=lambda tensor: tensor.name)
+    proto.graph.ClearField("initializer")
+    proto.graph.initializer.extend(initializers)
+    return proto.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("kind", ["fused", "traced"])
+@pytest.mark.parametrize("name", PASSES)
+def test_each_pass_alone_keeps_results_and_is_done_once(
+    name: str, kind: str, before: dict[str, list[Any]], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    artifact: Artifact = request.getfixturevalue(kind)
+    model = graph.load(artifact.graph("fp32"))
+    untouched = content(model)
+    model, (report,) = run_passes(model, {name: PASSES[name]})
+    after = content(model)
+    assert report.changed == (after != untouched)
+    model, (again,) = run_passes(model, {name: PASSES[name]})
+    assert not again.changed
+    assert content(model) == after
+    graph.save(model, tmp_path / "model.onnx")
+    for old, new in zip(before[kind], run(artifact, rows=0, file=tmp_path / "model.onnx"), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-5)
+
+
+def test_passes_that_change_nothing_leave_the_graph_as_it_is(fused: Artifact) -> None:
+    model, _ = run_passes(graph.load(fused.graph("fp32")))
+    simplified = content(model)
+    model, reports = run_passes(model)
+    assert not any(report.changed for report in reports)
+    assert content(model) == simplified
