@@ -1,8 +1,6 @@
 """The order in which things are asked, so that no two large models are in memory longer than they must be."""
 
-import ctypes
 import gc
-import sys
 from collections.abc import Sequence
 
 from deploykit.artifact import Artifact
@@ -80,18 +78,10 @@ def _ask(reference: OpenReference | None, rows: Rows, progress: Progress) -> lis
         return None
     progress("ask the reference", 0, 0)
     logits = reference_logits(rows, reference())
+    # A PyTorch model holds itself in cycles.
     gc.collect()
-    _trim()
     progress("ask the reference", 1, 1)
     return logits
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, where the C library keeps it (glibc)."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _consistent(

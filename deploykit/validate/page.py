@@ -117,7 +117,7 @@ def _agreement(judged: Mapping[str, Any]) -> Plot:
     rows = {
         "all": {name: one["quality"]["top1_agreement"] for name, one in judged.items()},
         **{
-            part["name"]: {name: one["slices"][at]["top1_agreement"] for name, one in judged.items()}
+            _full_name(part): {name: one["slices"][at]["top1_agreement"] for name, one in judged.items()}
             for at, part in enumerate(next(iter(judged.values()))["slices"])
         },
     }
@@ -198,6 +198,10 @@ def _candidate(row: Mapping[str, Any]) -> str:
         if name.startswith("int4") and row.get("head_bits") == 4:
             name += ", head 4"
     return f"{name} ✓" if row["chosen"] else name
+
+
+def _full_name(part: Mapping[str, Any]) -> str:
+    return f"context {part['name']}" if part["by"] == "position" else str(part["name"])
 
 
 def number_long(value: float) -> str:

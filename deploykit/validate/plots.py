@@ -72,7 +72,7 @@ def dots(
     """
     height = _TOP + _ROW * len(rows) + 28
     svg = _svg(height, label)
-    left = min(240, 24 + 7 * max(map(len, rows), default=0))
+    left = min(270, 24 + 8.5 * max(map(len, rows), default=0))
     wide = WIDTH - left - 28
 
     def place(value: float) -> float:

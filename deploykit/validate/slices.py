@@ -70,7 +70,7 @@ def _in_order(labels: NDArray[np.str_], by: str) -> list[str]:
 def depth_names() -> list[str]:
     """Return the names of the slices by position: the tokens of context that stand before a token."""
     return [
-        f"{first}+ before" if end == math.inf else f"{first}-{end - 1} before"
+        f"{first}+" if end == math.inf else f"{first}-{end - 1}"
         for first, end in zip(DEPTHS, (*DEPTHS[1:], math.inf), strict=True)
     ]
 

@@ -105,9 +105,9 @@ def test_damage_that_begins_at_a_position_shows_from_there(
     source = altered(int8, tmp_path / "out", change, precision="int8")
     seen = measured(source, text)
     found = by("position", slices(seen, seen.scores["int8"], text, source.manifest.decoder.vocab_size, FEW))
-    assert found["64-255 before"].quality.kl > 0.2
-    assert found["0-15 before"].quality.kl < 0.02
-    assert found["16-63 before"].quality.kl < 0.02
+    assert found["64-255"].quality.kl > 0.2
+    assert found["0-15"].quality.kl < 0.02
+    assert found["16-63"].quality.kl < 0.02
 
 
 def synthetic(counts: tuple[int, ...], losses: tuple[float, ...], noise: float = 0.0) -> tuple[Measured, Text]:
