@@ -1,6 +1,6 @@
 """Which weight keeps how many bits, and how each is rounded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,20 +55,3 @@ def named(names: Iterable[str], parts: Sequence[str]) -> frozenset[str]:
                 "between dots, such as layers.0 or down_proj"
             )
     return frozenset(name for hits in found.values() for name in hits)
-
-
-def most_sensitive(sizes: Mapping[str, int], errors: Mapping[str, float], percent: float) -> frozenset[str]:
-    """Return the weights with the largest errors that together are at most `percent` of all.
-
-    Args:
-        sizes: how many numbers each weight has, by name.
-        errors: relative errors of the weights' outputs, by name.
-        percent: of the sum of `sizes`.
-    """
-    room = sum(sizes.values()) * percent / 100
-    chosen: list[str] = []
-    for name in sorted(sizes, key=errors.__getitem__, reverse=True):
-        if sizes[name] <= room:
-            room -= sizes[name]
-            chosen.append(name)
-    return frozenset(chosen)

@@ -57,7 +57,6 @@ def quantize_weight(
     *,
     name: str,
     factor: Factor | None = None,
-    importance: FloatArray | None = None,
 ) -> Rounded:
     """Return a weight [N, K] rounded in blocks along K.
 
@@ -66,7 +65,6 @@ def quantize_weight(
         scheme: bits, block and rounding.
         name: the tensor's name, for errors.
         factor: of the Hessian of the product's inputs, for GPTQ.
-        importance: mean squares of the inputs [K], by which errors are weighed; each counts the same where None.
 
     Raises:
         ArtifactError: the tensor holds NaN or Inf.
@@ -76,9 +74,6 @@ def quantize_weight(
     padded = count * scheme.block
     out = Blocks.empty(rows, count, scheme.block, scheme.bits, symmetric=scheme.symmetric)
     find = scheme.finder()
-    weigh = np.ones((padded, 1), np.float32)
-    if importance is not None:
-        weigh[:columns, 0] = importance
     step = max(1, (_CHUNK if factor is None else _COMPENSATED_CHUNK) // padded)
 
     def work(start: int) -> tuple[float, float]:
@@ -93,7 +88,7 @@ def quantize_weight(
         else:
             found = find(slab)
             levels = found.levels(slab)
-            cost = _weighed(found.values(levels) - slab, weigh), _weighed(slab, weigh)
+            cost = _squares(found.values(levels) - slab), _squares(slab)
         out.fill(place, levels.astype(np.uint8), found.scales[:, 0], found.zeros[:, 0])
         return cost
 
@@ -102,6 +97,6 @@ def quantize_weight(
     return Rounded(blocks=out, error=float(sums[0]), power=float(sums[1]), compensated=factor is not None)
 
 
-def _weighed(values: FloatArray, weigh: FloatArray) -> float:
-    flat = values.reshape(len(weigh), -1)
-    return float((np.einsum("kn,kn->k", flat, flat) * weigh[:, 0]).sum(dtype=np.float64))
+def _squares(values: FloatArray) -> float:
+    """Return the sum of squares: a dot product, whose sums are short enough for single precision."""
+    return float(np.vdot(values, values))

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from altering import altered, replace_weight, without
 
+from deploykit import graph
 from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.quantize import quantize
-from deploykit.quantize.plan import most_sensitive, named
+from deploykit.quantize.calibrate import CalibrationText
+from deploykit.quantize.plan import named
+from deploykit.quantize.sensitivity import Sensitivity, most_sensitive
 
 TOKENS = 1024  # set in conftest.py
+SMALL = ("o_proj.weight", "down_proj.weight")
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -52,30 +56,39 @@ def test_a_part_that_no_weight_has_is_an_error_that_shows_names(part: str, tied:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_largest_errors_win_as_far_as_there_is_room() -> None:
+def test_what_costs_most_for_its_size_wins_as_far_as_there_is_room() -> None:
     sizes = {"a": 10, "b": 60, "c": 20, "d": 10}
-    errors = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2}
-    assert most_sensitive(sizes, errors, 0) == frozenset()
-    assert most_sensitive(sizes, errors, 30) == {"c", "d"}
-    assert most_sensitive(sizes, errors, 60) == {"b"}
-    assert most_sensitive(sizes, errors, 100) == set(sizes)
+    costs = {"a": 0.1, "b": 2.4, "c": 0.6, "d": 0.2}
+    assert most_sensitive(sizes, costs, 0) == frozenset()
+    assert most_sensitive(sizes, costs, 30) == {"c", "d"}
+    assert most_sensitive(sizes, costs, 60) == {"b"}
+    assert most_sensitive(sizes, costs, 100) == set(sizes)
 
 
 @pytest.mark.parametrize("rounding", ["rtn", "gptq"])
-def test_a_weight_with_outliers_is_found_to_be_sensitive(rounding: Any, tied: Artifact, tmp_path: Path) -> None:
-    def spoil(array: Any) -> Any:
-        # One weight in each block forces a step on its neighbours that is as wide as they are.
-        spoiled = array.copy()
-        spoiled[::32] *= 30
-        return spoiled
-
-    source = altered(tied, tmp_path / "source", lambda graph: replace_weight(graph, DOWN, spoil))
-    before = made(source, tmp_path / "before", rounding=rounding)[1]
-    # 6144 of the 61,440 weights that may change; each product of this model is at least a tenth.
-    result, record = made(source, tmp_path / "out", sensitive=12, rounding=rounding)
-    assert eight(record) - {"model.embed_tokens.weight"} == {DOWN}
-    assert result.manifest.history[-1].options["sensitive"] == 12
+def test_the_weights_that_the_model_suffers_most_from_keep_8_bits(
+    rounding: Any, tied: Artifact, tmp_path: Path
+) -> None:
+    before = made(tied, tmp_path / "before", rounding=rounding)[1]
+    # Room for one of the two smallest kinds of this model's weights, 4096 and 6144 of 61,440.
+    result, record = made(tied, tmp_path / "out", sensitive=11, rounding=rounding)
+    costs = {name: entry.get("kl_alone") for name, entry in record["weights"].items()}
+    assert costs.pop("model.embed_tokens.weight") is None
+    fitting = {name: costs[name] / (4096 if "o_proj" in name else 6144) for name in costs if name.endswith(SMALL)}
+    assert eight(record) - {"model.embed_tokens.weight"} == {max(fitting, key=lambda name: fitting[name])}
+    assert result.manifest.history[-1].options["sensitive"] == 11
     assert record["bytes_after"] > before["bytes_after"]
+
+
+def test_the_cost_of_a_weight_is_the_divergence_of_the_model_with_it(tied: Artifact) -> None:
+    text = CalibrationText(name="few", windows=(np.arange(20),))
+    whole = graph.load(tied.graph("fp32")).graph.initializers[DOWN].const_value
+    assert whole is not None
+    sensitivity = Sensitivity(tied, [DOWN], text)
+    assert sensitivity.divergence(DOWN, whole.numpy()) == 0
+    near, far = (sensitivity.divergence(DOWN, whole.numpy() * np.float32(factor)) for factor in (1.01, 1.1))
+    # Quadratic in a small change.
+    assert far == pytest.approx(100 * near, rel=0.3)
 
 
 def test_the_record_says_what_each_weight_lost(tied: Artifact, tmp_path: Path) -> None:
@@ -142,7 +155,7 @@ def test_a_damaged_weight_is_named_when_sensitivity_is_measured(tied: Artifact, 
         broken[0, 0] = np.nan
         return broken
 
-    source = altered(tied, tmp_path / "source", lambda graph: replace_weight(graph, DOWN, damage))
+    source = altered(tied, tmp_path / "source", lambda g: replace_weight(g, DOWN, damage))
     with pytest.raises(ArtifactError, match=f"weight '{DOWN}' holds NaN or Inf"):
         made(source, tmp_path / "out", sensitive=5)
     assert not (tmp_path / "out").exists()
