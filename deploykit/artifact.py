@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
+from deploykit.card import CARD, has_changes, with_changes
 from deploykit.errors import ArtifactError, OutputError
 from deploykit.spec import VARIANT_FILES, DecoderSpec, Precision
 
@@ -235,6 +236,7 @@ class Draft:
         Raises:
             OutputError: the target appeared meanwhile and may not be replaced.
         """
+        self._update_card(manifest)
         names = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
         entries = {name: self._known.get(name) or _entry(self.path / name) for name in names if name != MANIFEST}
         manifest = replace(manifest, files=entries)
@@ -242,6 +244,14 @@ class Draft:
         self.publish()
         self.artifact = Artifact(self._target, manifest)
         return self.artifact
+
+    def _update_card(self, manifest: Manifest) -> None:
+        """Say in the model card what was changed, where it has the place for it."""
+        file = self.path / CARD
+        text = file.read_bytes().decode(errors="surrogateescape") if file.is_file() else ""
+        if has_changes(text):
+            # A new file: the old one may be a hard link to another artifact's.
+            self.file(CARD).write_bytes(with_changes(text, manifest).encode(errors="surrogateescape"))
 
     def publish(self) -> None:
         """Move the files to their target as they are: for a folder that is whole without a manifest.

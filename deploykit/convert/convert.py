@@ -59,7 +59,8 @@ def convert(
         else:
             model, spec = _fuse(source, config)
         _save(model, sheet, progress)
-        write_sidecars(sheet, source, spec)
+        local = Path(checkpoint).expanduser() == source.folder
+        write_sidecars(sheet, source, spec, hub_id=None if local else str(checkpoint))
         record = StageRecord(
             stage="convert",
             options=_options(config),

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from deploykit.artifact import Draft
+from deploykit.card import CARD, new_card
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.weights import read_json
 from deploykit.errors import CheckpointError
@@ -21,7 +22,8 @@ TOKENIZER_FILES: Final = (
 )
 SLOW_TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which any one means that there is a tokenizer, if an older one."""
-CARDS: Final = ("README.md", "LICENSE*", "NOTICE*", "USE_POLICY.md")
+LICENCES: Final = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY.md")
+"""Files that travel along byte for byte."""
 _SPECIALS: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -48,8 +50,14 @@ def special_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     return {**kept, "eos_token_ids": tuple(end for end in ends if end >= 0)}
 
 
-def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec, *, hub_id: str | None = None) -> None:
     """Write every file of the artifact but the graph.
+
+    Args:
+        sheet: the artifact being written.
+        checkpoint: where they come from.
+        spec: the graph's contract.
+        hub_id: the checkpoint's name on the hub, if it came from there.
 
     Raises:
         CheckpointError: the tokenizer can't be converted.
@@ -61,10 +69,11 @@ def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec) -> N
     _write_generation_config(sheet, checkpoint, spec)
     _write_tokenizer(sheet, checkpoint)
     sheet.write_json("genai_config.json", genai_config(checkpoint.config, spec))
-    for pattern in CARDS:
+    for pattern in LICENCES:
         for file in sorted(checkpoint.folder.glob(pattern)):
             if file.is_file():
                 shutil.copyfile(file, sheet.file(file.name))
+    _write_card(sheet, checkpoint, hub_id)
 
 
 def genai_config(config: Any, spec: DecoderSpec) -> dict[str, Any]:
@@ -109,6 +118,15 @@ def genai_config(config: Any, spec: DecoderSpec) -> dict[str, Any]:
             "past_present_share_buffer": shared,
         },
     }
+
+
+def _write_card(sheet: Draft, checkpoint: Checkpoint, hub_id: str | None) -> None:
+    file = checkpoint.folder / CARD
+    # Whatever bytes a card holds, they come out as they went in.
+    source = file.read_bytes().decode(errors="surrogateescape") if file.is_file() else None
+    licence = next((path.name for path in sorted(sheet.path.glob("LICEN[SC]E*"))), None)
+    text = new_card(source, name=checkpoint.architecture, hub_id=hub_id, licence=licence)
+    sheet.file(CARD).write_bytes(text.encode(errors="surrogateescape"))
 
 
 def _write_generation_config(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec) -> None:
