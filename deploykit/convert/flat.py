@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from transformers import DynamicCache
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 _ROW: Final = 6
@@ -28,7 +28,7 @@ class FlatDecoder(torch.nn.Module):
             module for module in model.modules() if {"past_key_values_length", "position_ids"} <= _parameters(module)
         ]
         """Position embeddings that would count padding, but can be told (BART and what shares its blocks)."""
-        self._own = own_cache(model)
+        self._own = _own_cache(model.config)
         self._kept = [number for number, layer in enumerate(self._own) if not isinstance(layer, DummyLayer)]
         """Layers that keep something: not those that have no attention, or share another layer's keys and values."""
 
@@ -111,22 +111,23 @@ class FlatDecoder(torch.nn.Module):
         return logits[:, 2:]
 
 
-def own_cache(model: Any) -> list[Any]:
-    """Return the layers of the cache that transformers itself would make for the model."""
-    return list(DynamicCache(config=model.config).layers)
-
-
-def kept_besides(model: Any) -> str | None:
-    """Return what a model keeps from token to token besides keys and values, or None."""
-    plain = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
-    for layer in own_cache(model):
+def kept_besides(config: Any) -> str | None:
+    """Return what a model of this configuration keeps from token to token besides keys and values, or None."""
+    # Asked for first: a model's own kinds of cache are known once its module is loaded.
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    for layer in _own_cache(config):
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             return f"a recurrent state ({type(layer).__name__})"
-        if type(layer) not in plain:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer):
             return f"more than keys and values ({type(layer).__name__})"
-    if "past_key_values" not in _parameters(model):
+    if model is not None and "past_key_values" not in _parameters(model):
         return "a state of its own or nothing (its forward takes no past_key_values)"
     return None
+
+
+def _own_cache(config: Any) -> list[Any]:
+    """Return the layers of the cache that transformers itself would make for such a model."""
+    return list(DynamicCache(config=config).layers)
 
 
 def _parameters(module: Any) -> set[str]:

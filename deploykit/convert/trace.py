@@ -32,6 +32,7 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
         CheckpointError: the weights don't fit the model, or aren't finite.
         UnsupportedModelError: the model keeps something else than keys and values, or can't be exported.
     """
+    _check_state(source)
     progress("tracing", 0, 3, "loading PyTorch's model")
     model = load_model(source, config)
     progress("tracing", 1, 3, "running it once")
@@ -53,10 +54,22 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
     return _declare(graph, spec), spec
 
 
+def _check_state(source: Checkpoint) -> None:
+    """Check, before the weights are loaded, that keys and values are all that the model keeps.
+
+    Raises:
+        UnsupportedModelError: saying what it keeps besides.
+    """
+    try:
+        kept = kept_besides(source.config)
+    except Exception as error:  # a configuration can name layers that transformers has no cache for
+        raise _unsupported(source, f"transformers has no cache for it: {_reason(error)}") from error
+    if kept:
+        raise _unsupported(source, f"it keeps {kept} from token to token, and only keys and values are supported")
+
+
 def _layers(source: Checkpoint, decoder: FlatDecoder) -> tuple[LayerCache, ...]:
     """Return what each layer keeps of a token, read from the cache of one small forward."""
-    if kept := kept_besides(decoder.model):
-        raise _unsupported(source, f"it keeps {kept} from token to token, and only keys and values are supported")
     try:
         with torch.inference_mode(), _silence():
             output = decoder.first_run(torch.zeros((_BATCH, _NEW), dtype=torch.int64))
