@@ -1,0 +1,65 @@
+"""The whole report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from doctoring import CONTRACT
+
+from deploykit.artifact import Artifact
+from deploykit.cli.main import commands
+from deploykit.doctor import Report, doctor
+from deploykit.errors import ArtifactError, ConfigError
+
+
+def errors(report: Report) -> list[str]:
+    return [f.found for section in report.sections for f in section.findings if f.level == "error"]
+
+
+def test_an_artifact_is_fit_for_the_release_it_is_made_for(artifact: Artifact) -> None:
+    report = doctor(artifact.path, CONTRACT, release="26.07")
+    assert report.level in {"ok", "note"}, report.to_json()
+    assert report.memory is not None
+    assert json.loads(json.dumps(report.to_json()))["memory"]["peak"] == report.memory.peak
+
+
+def test_an_old_release_is_refused_for_more_than_one_reason(artifact: Artifact) -> None:
+    found = errors(doctor(artifact.path, CONTRACT, release="24.10"))
+    assert any("CVE" in text for text in found)
+    assert any("need ONNX Runtime 1.23" in text for text in found)
+
+
+def test_a_changed_file_is_found(artifact: Artifact, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(artifact.path, tmp_path / "copy"))
+    with (copy / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert any("tokenizer.json" in text for text in errors(doctor(copy, CONTRACT)))
+    (copy / "onnx" / "model_int8.onnx").write_bytes(b"no graph")
+    assert any("not an ONNX file" in text for text in errors(doctor(copy, CONTRACT)))
+
+
+def test_a_precision_that_is_not_there(artifact: Artifact) -> None:
+    assert any(
+        "no int4 graph, only fp32, int8" in text for text in errors(doctor(artifact.path, CONTRACT, precision="int4"))
+    )
+
+
+def test_nothing_there_and_unknown_releases_are_one_line(tmp_path: Path, artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="neither an artifact"):
+        doctor(tmp_path, CONTRACT)
+    with pytest.raises(ConfigError, match="not in the table"):
+        doctor(artifact.path, CONTRACT, release="27.01")
+
+
+def test_the_command_ends_with_its_own_status_where_it_found_an_error(repository: Path) -> None:
+    run = CliRunner().invoke
+    good = run(commands, ["doctor", str(repository), "--release", "26.07"])
+    assert good.exit_code == 0, good.output
+    assert "✓ ok" in good.output
+    assert "0 errors" in good.output
+    bad = run(commands, ["doctor", str(repository), "--release", "24.10", "--json"])
+    assert bad.exit_code == 12
+    assert json.loads(bad.output)["level"] == "error"
+    assert "--release" in run(commands, ["doctor", "--help"]).output
