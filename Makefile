@@ -49,6 +49,7 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/numpy2.py
 	@$(BIN)/python benchmarks/client_only.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/runtimes.py
 
 golden: .venv/dev ## write model_repository/ again
 	@$(BIN)/python examples/golden.py

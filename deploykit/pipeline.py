@@ -15,7 +15,7 @@ from deploykit.config import ConvertConfig, PackageConfig, Quantization, Quantiz
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
 from deploykit.engine.speed import measure_speed
-from deploykit.errors import ConfigError, DeploykitError, OutputError
+from deploykit.errors import ConfigError, DeploykitError, OutputError, ParityError
 from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
@@ -71,7 +71,13 @@ def export(
 
     def check(source: Artifact, out: Path, **how: bool) -> Artifact:
         reference = partial(torch_reference, checkpoint, reading)
-        return run_validate(source, out, reference, validating, progress=progress, **how)
+        try:
+            return run_validate(source, out, reference, validating, progress=progress, **how)
+        except ParityError as error:
+            # What failed is not kept, so it must be made again to be looked into.
+            how_to = f"deploykit validate {target} --reference {checkpoint} --bisect"
+            error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)
+            raise
 
     with _workshop(target) as workshop:
         quantizing = (

@@ -11,13 +11,28 @@ from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import ValidateConfig
 from deploykit.errors import OutputError, ParityError
 from deploykit.progress import Progress, silent
+from deploykit.validate.against import Compared, against
+from deploykit.validate.bisect import Bisection, Hidden, bisect
 from deploykit.validate.gate import check
 from deploykit.validate.page import render
 from deploykit.validate.parity import OpenReference, Reference
 from deploykit.validate.report import Report
 from deploykit.validate.served import measure_quality
 
-__all__ = ["REPORT", "REPORT_PAGE", "OpenReference", "Reference", "measure_quality", "render", "validate"]
+__all__ = [
+    "REPORT",
+    "REPORT_PAGE",
+    "Bisection",
+    "Compared",
+    "Hidden",
+    "OpenReference",
+    "Reference",
+    "against",
+    "bisect",
+    "measure_quality",
+    "render",
+    "validate",
+]
 
 REPORT: Final = "report.json"
 REPORT_PAGE: Final = "report.html"

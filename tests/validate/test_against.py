@@ -16,11 +16,11 @@ from deploykit.config import PackageConfig, QuantizeConfig, ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError, ParityError
 from deploykit.package import package
 from deploykit.quantize import quantize
-from deploykit.validate import against as module
-from deploykit.validate.against import STEPS, against, prompts
+from deploykit.validate.against import STEPS, _judged, against, at_once, prompts
 from deploykit.validate.peers.process import Generated
 from deploykit.validate.peers.triton import Written
-from deploykit.validate.written import Expected, _judged
+from deploykit.validate.written import Expected
+from deploykit.validate.written import _judged as judged_text
 
 CASES = {"one prompt", "one token", "ragged batch"}
 
@@ -125,7 +125,7 @@ class Stub:
 
 def judged(fused: Artifact, tokens: list[int], logits: Any) -> Any:
     got = Generated(tokens=np.array([tokens]), logits=np.asarray(logits, np.float32)[None])
-    return module._judged("peer 1.0", "case", Stub(fused.manifest.decoder), [np.array([3])], got, 1e-4, module.at_once)  # type: ignore[arg-type]
+    return _judged("peer 1.0", "case", Stub(fused.manifest.decoder), [np.array([3])], got, 1e-4, at_once)  # type: ignore[arg-type]
 
 
 def test_what_follows_the_end_of_text_is_not_compared(fused: Artifact) -> None:
@@ -161,7 +161,7 @@ def written(**fields: Any) -> Written:
 
 
 def test_a_text_that_is_the_same() -> None:
-    figures = _judged("triton", "alone", [expected()], [written(logprob=-8.004)])
+    figures = judged_text("triton", "alone", [expected()], [written(logprob=-8.004)])
     assert (figures["equal"], figures["tokens"], figures["max_abs_error"]) == (1, STEPS, 0.0005)
 
 
@@ -180,12 +180,12 @@ def test_a_text_that_is_the_same() -> None:
 )
 def test_a_text_that_differs(answer: dict[str, Any], said: str) -> None:
     with pytest.raises(ParityError, match=said):
-        _judged("triton", "alone", [expected()], [written(**answer)])
+        judged_text("triton", "alone", [expected()], [written(**answer)])
 
 
 def test_a_text_that_parts_at_a_tie_is_counted_and_no_failure() -> None:
     ours = expected(leads=(1.0, 1.0, 1.0, 0.001, 1.0, 1.0, 1.0, 1.0))
-    assert _judged("triton", "alone", [ours], [written(text="abcxefgh", logprob=-9.0)])["equal"] == 3 / STEPS
+    assert judged_text("triton", "alone", [ours], [written(text="abcxefgh", logprob=-9.0)])["equal"] == 3 / STEPS
 
 
 @pytest.fixture(scope="module")

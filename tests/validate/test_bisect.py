@@ -242,3 +242,10 @@ def test_the_command_prints_the_places_and_ends_with_the_first_difference(
     sound = CliRunner().invoke(commands, ["validate", str(fused.path), *arguments[2:]])
     assert sound.exit_code == 0
     assert "no difference beyond tolerance" in sound.stdout
+
+
+def test_a_failed_comparison_says_how_to_find_the_layer(fused: Artifact, tiny_llama: Path, tmp_path: Path) -> None:
+    source = shifted(fused, tmp_path / "damaged", "model.norm.weight")
+    failed = CliRunner().invoke(commands, ["validate", str(source.path), "--reference", str(tiny_llama)])
+    assert failed.exit_code == 4
+    assert "rerun with --bisect to see in which layer it begins" in failed.stderr
