@@ -59,7 +59,8 @@ def _bisection_lines(found: "Bisection") -> list[str]:
             lines.append(f"{place.name:<{width}}  (fused with its neighbours)")
             continue
         mark = "  <- the first that differs" if found.precision == "fp32" and place is found.first else ""
-        lines.append(f"{place.name:<{width}}  {place.max_abs_error:<9.2e}  {place.relative_error:<9.1e}{mark}")
+        figures = f"{place.max_abs_error:<9.2e}  {place.relative_error:<8.1e}"
+        lines.append(f"{place.name:<{width}}  {figures}{mark}".rstrip())
     if found.precision != "fp32":
         lines.append(f"the error grows most at {found.first.name if found.first else 'no layer'}")
     elif found.first is None:

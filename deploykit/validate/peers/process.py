@@ -125,8 +125,7 @@ def _cache(spec: DecoderSpec) -> dict[str, Any]:
 
 
 def _failure(runtime: str, command: str, done: "subprocess.CompletedProcess[str]") -> ConfigError | ParityError:
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    reason = lines[-1] if lines else f"it ended with {done.returncode}"
+    reason = _exception(done.stderr) or f"it ended with {done.returncode}"
     package = PACKAGES[runtime][1]
     if reason.startswith(("ModuleNotFoundError", "ImportError")):
         return ConfigError(f"--against {runtime}: {command} lacks it ({reason}); {_how_to(runtime, package)}")
@@ -135,6 +134,13 @@ def _failure(runtime: str, command: str, done: "subprocess.CompletedProcess[str]
         f"{runtime}: fails in case {at!r}: {reason[:400]}; "
         "compare with another version of it, or with another precision (--precision)"
     )
+
+
+def _exception(stderr: str) -> str:
+    """Return the exception that ended a Python, as one line without its traceback."""
+    last = stderr.rpartition("Traceback (most recent call last):")[2].splitlines()
+    start = next((at for at, line in enumerate(last) if line and not line[0].isspace()), 0)
+    return " ".join(" ".join(last[start:]).split())
 
 
 def _how_to(runtime: str, package: str) -> str:
