@@ -233,11 +233,10 @@ def _squared(graph: Graph, x: ir.Value) -> ir.Value:
 def xielu(
     graph: Graph, x: ir.Value, positive: ir.Value, negative: ir.Value, beta: ir.Value, floor: ir.Value
 ) -> ir.Value:
-    """Return xIELU (arXiv 2411.13010) of x, by the weights that a checkpoint holds of it, each one number."""
-    curved = graph.op("Mul", graph.op("Softplus", positive), _squared(graph, x))
+    """Return xIELU (arXiv 2411.13010) of x, by its numbers alpha_p, alpha_n, beta and epsilon."""
+    curved = graph.op("Mul", positive, _squared(graph, x))
     grown = graph.op("Sub", graph.op("Exp", graph.op("Min", x, floor)), graph.constant(1.0))
-    slope = graph.op("Add", beta, graph.op("Softplus", negative))
-    fading = graph.op("Mul", graph.op("Sub", grown, x), slope)
+    fading = graph.op("Mul", graph.op("Sub", grown, x), negative)
     bent = graph.op("Where", graph.op("Greater", x, graph.constant(0.0)), curved, fading)
     return graph.op("Add", bent, graph.op("Mul", beta, x))
 

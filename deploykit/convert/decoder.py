@@ -1,5 +1,6 @@
 """Writes the graph of a described decoder, with the checkpoint's tensors."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -171,11 +172,25 @@ class Writer:
         return self._linear((f"{prefix}.{names.down}",), opened, inner, (decoder.width,), biased=decoder.mlp_bias)
 
     def _activation(self, x: ir.Value, prefix: str) -> ir.Value:
-        if self.decoder.activation != XIELU:
-            return blocks.ACTIVATIONS[self.decoder.activation](self.graph, x)
-        shapes = {"alpha_p": (1,), "alpha_n": (1,), "beta": (), "eps": ()}
-        found = [self.weights.find(f"{prefix}.mlp.act_fn.{name}", shape) for name, shape in shapes.items()]
-        return blocks.xielu(self.graph, x, *(self.graph.weight(replace(tensor, shape=(1,))) for tensor in found))
+        if self.decoder.activation == XIELU:
+            return self._xielu(f"{prefix}.mlp.act_fn", x)
+        return blocks.ACTIVATIONS[self.decoder.activation](self.graph, x)
+
+    def _xielu(self, name: str, x: ir.Value) -> ir.Value:
+        shapes: dict[str, tuple[int, ...]] = {"alpha_p": (1,), "alpha_n": (1,), "beta": (), "eps": ()}
+        rising, falling, beta, floor = (
+            replace(self.weights.find(f"{name}.{part}", shape), shape=(1,)) for part, shape in shapes.items()
+        )
+
+        def negative() -> Iterator[FloatArray]:
+            parts = np.empty((2, 1), np.float32)
+            falling.read_into(parts[0])
+            beta.read_into(parts[1])
+            yield _softplus(parts[0]) + parts[1]
+
+        slope = self.graph.generated(f"{name}.alpha_n", (1,), negative)
+        positive = self.graph.weight(rising, change=_softplus)
+        return blocks.xielu(self.graph, x, positive, slope, self.graph.weight(beta), self.graph.weight(floor))
 
     def _head(self, hidden: ir.Value) -> None:
         graph, decoder = self.graph, self.decoder
@@ -242,3 +257,8 @@ class Writer:
 
     def _scaled(self, x: ir.Value, factor: float) -> ir.Value:
         return x if factor == 1.0 else self.graph.op("Mul", x, self.graph.constant(float(factor)))
+
+
+def _softplus(x: FloatArray) -> FloatArray:
+    """Return log(1 + e^x): the form in which xIELU's alphas count, stored as x."""
+    return np.logaddexp(x, np.float32(0.0))
