@@ -15,6 +15,8 @@ from deploykit.wire import fields, message, packed, text, whole
 
 _DEPTH: Final = 100
 """Deepest nesting of graphs followed: protobuf's own limit."""
+_LONGEST_NAME: Final = 255
+"""Bytes of a file's name: Linux's limit."""
 _INLINE_FIELDS: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
 """Fields of TensorProto that hold values."""
 
@@ -246,6 +248,8 @@ def _tensor(data: memoryview) -> Tensor:
             external[text(pair.get(1, b""))] = text(pair.get(2, b""))
         elif number in _INLINE_FIELDS:
             inline += len(value) if isinstance(value, memoryview) else 8
+    if any(len(part.encode()) > _LONGEST_NAME for part in external.get("location", "").split("/")):
+        raise ValueError("external data in a file whose name is longer than a file system takes")
     dtype, bits = DTYPES.get(kind, (f"type {kind}", 0))
     nbytes = (math.prod(dims) * bits + 7) // 8
     where = (

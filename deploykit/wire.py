@@ -63,8 +63,13 @@ def message(value: int | bytes | memoryview) -> memoryview:
 
 
 def text(value: int | bytes | memoryview) -> str:
-    """Return a field that holds text."""
-    return bytes(message(value)).decode()
+    """Return a field that holds text; what a terminal would obey instead of showing it is replaced.
+
+    Raises:
+        ValueError: it holds a number, or is no UTF-8.
+    """
+    found = bytes(message(value)).decode()
+    return found if found.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in found)
 
 
 def whole(value: int | bytes | memoryview) -> int:

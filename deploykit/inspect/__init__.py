@@ -13,6 +13,8 @@ from deploykit.spec import VARIANT_FILES, TensorSpec, data_file
 
 __all__ = ["inspect"]
 
+_WHERE: Final = ("*.onnx", "*/*.onnx", "*/*/*.onnx")
+"""Where graphs lie in a folder: in it, in `onnx/`, or in a version of a model of a repository."""
 _MOST_FILES: Final = 200
 """ONNX files of a folder that are read."""
 
@@ -33,7 +35,7 @@ def inspect(path: Path, *, verify: bool = True) -> dict[str, Any]:
         return {"kind": "graph", "path": str(path), "graphs": [describe_graph(path)], **_beside(path.parent)}
     if not path.is_dir():
         raise ArtifactError(f"{path}: nothing there; give an artifact, an ONNX file, or a folder of ONNX files")
-    files = sorted(path.rglob("*.onnx"))[:_MOST_FILES]
+    files = sorted(file for pattern in _WHERE for file in path.glob(pattern))[:_MOST_FILES]
     if not files:
         raise ArtifactError(
             f"{path}: no {MANIFEST} and no ONNX file in it; give an artifact, or an ONNX file or folder"

@@ -83,20 +83,39 @@ def test_what_is_no_onnx_is_one_error(tmp_path: Path, data: bytes) -> None:
         read_outline(tmp_path / "bad.onnx")
 
 
-def test_graphs_nested_without_end_are_one_error(tmp_path: Path) -> None:
-    def field(number: int, value: bytes) -> bytes:
-        size, length = len(value), b""
-        while size > 127:
-            length += bytes([size & 127 | 128])
-            size >>= 7
-        return bytes([number << 3 | 2]) + length + bytes([size]) + value
+def field(number: int, value: bytes) -> bytes:
+    """Return a field of protobuf that holds bytes."""
+    size, length = len(value), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + value
 
+
+def stored_in(location: bytes) -> bytes:
+    """Return an ONNX file whose only tensor lies in another file."""
+    external = field(13, field(1, b"location") + field(2, location))
+    return b"\x08\x0a" + field(7, field(5, b"\x10\x01" + field(8, b"w") + external))
+
+
+def test_graphs_nested_without_end_are_one_error(tmp_path: Path) -> None:
     graph = b""
     for _ in range(150):
         graph = field(1, field(5, field(6, graph)))
     (tmp_path / "deep.onnx").write_bytes(b"\x08\x0a" + field(7, graph))
     with pytest.raises(ArtifactError, match="nested deeper"):
         read_outline(tmp_path / "deep.onnx")
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "long.onnx").write_bytes(stored_in(b"a" * 300))
+    with pytest.raises(ArtifactError, match="longer than a file system takes"):
+        read_outline(tmp_path / "long.onnx")
+
+
+def test_what_a_terminal_would_obey_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "bold.onnx").write_bytes(stored_in(b"\x1b[31mred\x00\n"))
+    assert read_outline(tmp_path / "bold.onnx").tensors["w"].location == "\ufffd[31mred\ufffd\ufffd"
 
 
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
