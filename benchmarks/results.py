@@ -23,7 +23,18 @@ def keep(name: str, figures: dict[str, object]) -> None:
     where = {
         "commit": commit + ("+changes" if dirty else ""),
         "cores": os.cpu_count(),
+        "instructions": _instructions(),
         "python": platform.python_version(),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**where, **figures}, indent=2) + "\n")
+
+
+def _instructions() -> list[str]:
+    """Return which of the instruction sets that decide ONNX Runtime's kernels this processor has."""
+    wanted = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [name for name in wanted if name in flags]
