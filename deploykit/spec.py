@@ -40,6 +40,11 @@ VARIANT_FILES: Mapping[Precision, str] = {
 }
 """Graph file of each precision; its external data, if any, is the same name + `_data`."""
 
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+REPORTS = frozenset({REPORT, REPORT_PAGE})
+"""What `validate` found of an artifact's graphs, so that a stage which changes one leaves them behind."""
+
 HALF: frozenset[Precision] = frozenset({"fp16", "int4-fp16"})
 """Precisions that compute and cache in fp16: files for a GPU. A fused one has no attention bias (ONNX Runtime's CUDA
 kernels refuse it, or lose their fastest path by it), so it takes padding on the right only."""

@@ -11,6 +11,7 @@ import click
 
 from deploykit.artifact import Artifact
 from deploykit.progress import Progress
+from deploykit.spec import REPORT_PAGE
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -121,7 +122,7 @@ def print_artifact(artifact: Artifact, *, json_wanted: bool) -> None:
         ),
         *((p, _size_note(artifact, p)) for p in artifact.precisions()),
         *quality_rows(artifact),
-        *([("report", str(artifact.path / "report.html"))] if "report.html" in manifest.files else []),
+        *([("report", str(artifact.path / REPORT_PAGE))] if REPORT_PAGE in manifest.files else []),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -11,7 +11,7 @@ from deploykit import graph
 from deploykit.artifact import Artifact, Draft, StageRecord, draft
 from deploykit.optimize.passes import PASSES, PassReport, run_passes
 from deploykit.progress import Progress, silent
-from deploykit.spec import VARIANT_FILES, data_file
+from deploykit.spec import REPORTS, VARIANT_FILES, data_file
 
 WORTH_WRITING: Final = 0.01
 """Share of the weights that must have become unused before the rest are written again without them."""
@@ -50,7 +50,7 @@ def optimize(
         model, reports = run_passes(model, progress=progress)
         changed = any(report.changed for report in reports)
         written = _write(model, sheet, stored) if changed else set()
-        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written], link=link)
+        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written | REPORTS], link=link)
         record = StageRecord(
             stage="optimize",
             options={},

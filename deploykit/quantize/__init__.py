@@ -16,7 +16,7 @@ from deploykit.progress import Progress, silent
 from deploykit.quantize.dynamic import quantize_activations
 from deploykit.quantize.half import halve, halve_quantized
 from deploykit.quantize.weight_only import quantize_weights
-from deploykit.spec import HALF, VARIANT_FILES, Precision, data_file
+from deploykit.spec import HALF, REPORTS, VARIANT_FILES, Precision, data_file
 
 __all__ = ["quantize"]
 
@@ -69,7 +69,7 @@ def quantize(
             written |= _announce(artifact, sheet, precision)
             # What was found for an earlier model of this precision doesn't hold for the new one.
             parity.pop(precision, None)
-        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written], link=link)
+        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written | REPORTS], link=link)
         record = StageRecord(
             stage="quantize",
             options=_options(config),

@@ -5,12 +5,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import ValidateConfig
 from deploykit.errors import OutputError, ParityError
 from deploykit.progress import Progress, silent
+from deploykit.spec import REPORT, REPORT_PAGE, REPORTS
 from deploykit.validate.against import Compared, against
 from deploykit.validate.bisect import Bisection, Hidden, bisect
 from deploykit.validate.gate import check
@@ -20,8 +21,6 @@ from deploykit.validate.report import Report
 from deploykit.validate.served import measure_quality
 
 __all__ = [
-    "REPORT",
-    "REPORT_PAGE",
     "Bisection",
     "Compared",
     "Hidden",
@@ -33,9 +32,6 @@ __all__ = [
     "render",
     "validate",
 ]
-
-REPORT: Final = "report.json"
-REPORT_PAGE: Final = "report.html"
 
 
 def validate(
@@ -85,9 +81,7 @@ def validate(
         manifest = _recorded(artifact.manifest, report.parity(), config)
         if sheet is None:
             return Artifact(artifact.path, manifest)
-        sheet.carry(
-            artifact, [name for name in artifact.manifest.files if name not in (REPORT, REPORT_PAGE)], link=link
-        )
+        sheet.carry(artifact, [name for name in artifact.manifest.files if name not in REPORTS], link=link)
         sheet.write_json(REPORT, report.to_json())
         _write_page(sheet.file(REPORT_PAGE), report.to_json())
         return sheet.commit(manifest)

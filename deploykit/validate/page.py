@@ -166,20 +166,31 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Iterator[Plot]:
     """Yield how fast the precisions run that were measured when one was chosen."""
     if not candidates:
         return
-    speeds = {_candidate(one): {"one request": one["tokens_per_second"]} for one in candidates}
+    kinds = {"one request": "tokens_per_second", "several at once": "tokens_per_second_many"}
+    speeds = {_candidate(one): {kind: one[key] for kind, key in kinds.items() if key in one} for one in candidates}
     top = ceiling(max(value for row in speeds.values() for value in row.values()))
     yield Plot(
         title="Speed by precision",
-        note="Tokens a second for one request, on the machine that chose the precision.",
+        note="Tokens a second for one request and, together, for several, on the machine that chose the precision.",
         svg=Markup(  # noqa: S704 - as above
             dots(speeds, low=0, high=top, form=lambda value: f"{value:.0f}", label="Tokens a second", limit=None)
         ),
-        legend=(),
-        head=["candidate", "tokens/s", "prompt tokens/s", "growth of perplexity", "KL", "top-1", "size"],
+        legend=legend(list(kinds)),
+        head=[
+            "candidate",
+            "tokens/s",
+            "several at once",
+            "prompt tokens/s",
+            "growth of perplexity",
+            "KL",
+            "top-1",
+            "size",
+        ],
         rows=[
             [
                 _candidate(one),
                 f"{one['tokens_per_second']:.1f}",
+                f"{one['tokens_per_second_many']:.1f}" if "tokens_per_second_many" in one else "",
                 f"{one['prefill_tokens_per_second']:.0f}",
                 change(one["perplexity_loss"]),
                 number(one["kl"]),

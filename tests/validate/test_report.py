@@ -13,10 +13,13 @@ from altering import altered, append, constant
 
 from deploykit.artifact import Artifact, StageRecord
 from deploykit.cli import console
-from deploykit.config import QuantizeConfig, ValidateConfig
+from deploykit.config import PackageConfig, QuantizeConfig, ValidateConfig
 from deploykit.errors import OutputError, ParityError
+from deploykit.optimize import optimize
+from deploykit.package import package
 from deploykit.quantize import quantize
-from deploykit.validate import REPORT, REPORT_PAGE, render, validate
+from deploykit.spec import REPORT, REPORT_PAGE
+from deploykit.validate import render, validate
 from deploykit.validate.page import change, number, percent
 from deploykit.validate.report import Report
 
@@ -208,6 +211,7 @@ def test_measured_candidates_are_shown(judged: Artifact, report: dict[str, Any])
         "kl": 0.003,
         "top1_agreement": 0.94,
         "tokens_per_second": 183.4,
+        "tokens_per_second_many": 450.0,
         "prefill_tokens_per_second": 741.0,
         "bytes": 98_000_000,
         "chosen": True,
@@ -217,6 +221,19 @@ def test_measured_candidates_are_shown(judged: Artifact, report: dict[str, Any])
     found = Report.of(chosen, FEW).to_json()["candidates"]
     page = Page(render({**report, "candidates": found}))
     assert page.table("candidate") == [
-        ["int4 hqq, block 128 ✓", "183.4", "741", "+0.40 %", "0.003", "94.0 %", "98.0 MB"]
+        ["int4 hqq, block 128 ✓", "183.4", "450.0", "741", "+0.40 %", "0.003", "94.0 %", "98.0 MB"]
     ]
     assert report["candidates"] is None
+
+
+def test_a_stage_that_changes_a_graph_leaves_the_report_behind(judged: Artifact, tmp_path: Path) -> None:
+    quantized = quantize(judged, tmp_path / "quantized", QuantizeConfig(precision="dynamic-int8"))
+    for later in (quantized, optimize(judged, tmp_path / "optimized")):
+        assert not {REPORT, REPORT_PAGE} & later.manifest.files.keys()
+
+
+def test_the_report_is_packaged_beside_the_model(judged: Artifact, tmp_path: Path) -> None:
+    files = package(judged, tmp_path / "packaged", PackageConfig(name="tiny")).manifest.files
+    for folder in ("", "model_repository/tiny/1/"):
+        for name in (REPORT, REPORT_PAGE):
+            assert files[f"{folder}{name}"] == judged.manifest.files[name]
