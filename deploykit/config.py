@@ -14,6 +14,9 @@ Quantization = Literal["none", "fp16", "int8", "int4", "int4-fp16", "dynamic-int
 Rounding = Literal["rtn", "hqq", "gptq"]
 Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+"""How many weights can share a scale: what ONNX Runtime's kernels know."""
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -81,7 +84,8 @@ class QuantizeConfig:
     max_quality_loss: float = 0.01
     """Largest relative growth of perplexity that `auto` accepts."""
     block_size: int = 32
-    """Weights that share a scale, along the input axis (weight-only)."""
+    """Weights that share a scale, along the input axis (weight-only). An embedding table takes the largest block up to
+    this that its rows are a multiple of."""
     head_bits: Literal[4, 8] = 8
     """Bits that the head and the embedding table keep in `int4`: they cost the most quality, 1.5 % of perplexity in
     4 bits and 0.5 % in 8 on the demo's model."""
@@ -94,7 +98,7 @@ class QuantizeConfig:
             raise ConfigError(f"sensitive must be 0 to 100 percent of the weights, got {self.sensitive}")
         if self.head_bits not in (4, 8):
             raise ConfigError(f"head_bits must be 4 or 8, got {self.head_bits}")
-        if self.block_size not in (16, 32, 64, 128, 256):
+        if self.block_size not in BLOCK_SIZES:
             raise ConfigError(f"block_size must be 16, 32, 64, 128 or 256, got {self.block_size}")
 
 

@@ -13,6 +13,13 @@ from deploykit.config import ConvertConfig, QuantizeConfig, Until, ValidateConfi
 @click.argument("checkpoint")
 @options.output
 @options.quantizing
+@click.option(
+    "--max-quality-loss",
+    type=float,
+    default=QuantizeConfig.max_quality_loss,
+    show_default=True,
+    help="Largest relative growth of perplexity that --quantize auto accepts.",
+)
 @click.option("--name", default=None, help="The Triton model's name; the checkpoint's own by default.")
 @click.option("--until", type=options.choices(Until), default="packaged", show_default=True, help="Stop after this.")
 @options.judging
@@ -22,9 +29,6 @@ def export(
     checkpoint: str,
     output: Path,
     overwrite: bool,
-    precision: Any,
-    block_size: int,
-    head_bits: Any,
     name: str | None,
     until: Any,
     as_json: bool,
@@ -32,7 +36,7 @@ def export(
 ) -> None:
     """Turn CHECKPOINT (a Hugging Face folder or hub id) into a tested, quantized model that Triton serves."""
     judging = {key: rest.pop(key) for key in ("atol", "max_kl", "max_perplexity_loss", "text", "report")}
-    quantizing = QuantizeConfig(precision=precision, block_size=block_size, head_bits=head_bits)
+    quantizing = QuantizeConfig(**{key: rest.pop(key) for key in (*options.QUANTIZING, "max_quality_loss")})
     validating, reading = ValidateConfig(**judging), ConvertConfig(**rest)
     from deploykit.artifact import check_target
 

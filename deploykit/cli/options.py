@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from deploykit.config import ConvertConfig, Method, Quantization, QuantizeConfig, ValidateConfig
+from deploykit.config import ConvertConfig, Method, Quantization, QuantizeConfig, Rounding, ValidateConfig
 from deploykit.spec import VARIANT_FILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,6 +73,18 @@ reading = _all(
     click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there is no safetensors file."),
 )
 
+QUANTIZING = (
+    "precision",
+    "block_size",
+    "rounding",
+    "calibration",
+    "symmetric",
+    "more_bits",
+    "sensitive",
+    "head_bits",
+)
+"""What `quantizing` adds, as fields of `QuantizeConfig`."""
+
 quantizing = _all(
     click.option(
         "--quantize",
@@ -88,6 +100,39 @@ quantizing = _all(
         default=QuantizeConfig.block_size,
         show_default=True,
         help="Weights that share a scale (int8, int4).",
+    ),
+    click.option(
+        "--rounding",
+        type=choices(Rounding),
+        default=QuantizeConfig.rounding,
+        show_default=True,
+        help="Round weights to nearest (rtn), by HQQ, or by GPTQ on text: slower and better, in this order.",
+    ),
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        help="Text for GPTQ and --sensitive, other than --text; English documentation by default.",
+    ),
+    click.option(
+        "--symmetric/--asymmetric",
+        default=QuantizeConfig.symmetric,
+        help="Levels around zero, or a zero point for each block; by default zero points in 4 bits only.",
+    ),
+    click.option(
+        "--more-bits",
+        multiple=True,
+        metavar="NAME",
+        help="Keep 8 bits in weights with this word in their names, such as layers.0 or down_proj; may be repeated.",
+    ),
+    click.option(
+        "--sensitive",
+        type=float,
+        default=QuantizeConfig.sensitive,
+        show_default=True,
+        metavar="PERCENT",
+        help="Share of int4's weights that keep 8 bits: those that the model suffers most from.",
     ),
     click.option(
         "--head-bits",

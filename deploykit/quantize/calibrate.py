@@ -15,7 +15,6 @@ from deploykit.quantize.gptq import Factor, factorize
 from deploykit.quantize.products import Product
 from deploykit.quantize.replay import IntArray, Replay
 from deploykit.spec import DecoderSpec
-from deploykit.text import CHARACTERS, load_tokenizer, prefix, read_end
 
 TOKENS: Final = 16384
 """Tokens of calibration text: on the demo's model half as many cost 4 % more divergence, twice as many 8 % less."""
@@ -50,6 +49,9 @@ def read_calibration(artifact: Artifact, file: Path | None) -> CalibrationText:
         ArtifactError: the tokenizer can't be read, or gives ids the model doesn't have.
         ConfigError: the text can't be read, or is empty.
     """
+    # Loads the tokenizers, which nothing else here needs.
+    from deploykit.text import CHARACTERS, load_tokenizer, prefix, read_end
+
     spec = artifact.manifest.decoder
     if artifact.tokenizer is None:
         ids = np.random.default_rng(_SEED).integers(0, spec.vocab_size, TOKENS)

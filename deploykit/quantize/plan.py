@@ -1,10 +1,10 @@
 """Which weight keeps how many bits, and how each is rounded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deploykit.config import QuantizeConfig
+from deploykit.config import BLOCK_SIZES, QuantizeConfig
 from deploykit.errors import ConfigError
 from deploykit.quantize.blocks import Bits
 from deploykit.quantize.rounding import Scheme
@@ -22,6 +22,8 @@ class Plan:
     """Weights that make the logits, and embedding tables."""
     more: frozenset[str]
     """Weights that keep 8 bits."""
+    tables: Mapping[str, int]
+    """Blocks of the embedding tables."""
 
     def scheme(self, name: str) -> Scheme:
         """Return how a weight is stored."""
@@ -31,11 +33,19 @@ class Plan:
         symmetric = self.config.symmetric
         return Scheme(
             bits=bits,
-            block=self.config.block_size,
+            block=self.tables.get(name, self.config.block_size),
             symmetric=bits == 8 if symmetric is None else symmetric,
             # At 8 bits the ways of rounding can't be told apart; in int4 only what has 4 bits is worth their time.
             rounding=self.config.rounding if bits == usual else "rtn",
         )
+
+
+def table_block(columns: int, block: int) -> int | None:
+    """Return the largest block, `block` at most, that cuts rows of `columns` into whole blocks; None if there is none.
+
+    A row that is filled up could not be looked up without what fills it.
+    """
+    return next((size for size in BLOCK_SIZES[::-1] if size <= block and columns % size == 0), None)
 
 
 def named(names: Iterable[str], parts: Sequence[str]) -> frozenset[str]:

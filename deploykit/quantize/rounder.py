@@ -14,7 +14,7 @@ from deploykit.config import QuantizeConfig
 from deploykit.progress import Progress
 from deploykit.quantize.blocks import Blocks
 from deploykit.quantize.calibrate import CalibrationText, Hessians, read_calibration
-from deploykit.quantize.plan import Plan, named
+from deploykit.quantize.plan import Plan, named, table_block
 from deploykit.quantize.products import Product, shape
 from deploykit.quantize.rounding import Rounded, Scheme, quantize_weight
 from deploykit.quantize.sensitivity import Sensitivity, most_sensitive
@@ -54,7 +54,12 @@ class Rounder:
         self._hessians: Hessians | None = None
         if self._text and config.rounding == "gptq":
             self._hessians = Hessians(artifact, products, self._text, progress=progress)
-        self.plan = Plan(config=config, head=frozenset(head), more=named(names, config.more_bits))
+        self.plan = Plan(
+            config=config,
+            head=frozenset(head),
+            more=named(names, config.more_bits),
+            tables={str(t.name): table_block(shape(t)[1], config.block_size) or config.block_size for t in tables},
+        )
         self._costs: dict[str, float] = {}
         if self._text and config.sensitive:
             self.plan = replace(self.plan, more=self.plan.more | self._sensitive(artifact, self._text))

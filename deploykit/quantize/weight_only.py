@@ -14,6 +14,7 @@ from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.progress import Progress
 from deploykit.quantize.blocks import Blocks, zero_bytes
+from deploykit.quantize.plan import table_block
 from deploykit.quantize.products import Product, find_embeddings, find_products, shape
 from deploykit.quantize.rounder import Rounder
 from deploykit.quantize.rounding import Scheme
@@ -146,7 +147,8 @@ def quantize_weights(artifact: Artifact, target: Path, config: QuantizeConfig, *
     model = graphs.load(artifact.graph("fp32"))
     graph = model.graph
     products, left = find_products(graph)
-    embeddings = [node for node in find_embeddings(graph) if _divides(node, config.block_size)]
+    # Rows that can't be cut into whole blocks stay as they are.
+    embeddings = [n for n in find_embeddings(graph) if table_block(shape(_table(n))[1], config.block_size)]
     rounder = Rounder(artifact, config, products, [_table(node) for node in embeddings], progress=progress)
     rewriter = _Rewriter(graph=graph, scheme=rounder.plan.scheme, quantized=rounder.quantized)
     for product in products:
@@ -166,8 +168,3 @@ def _table(node: ir.Node) -> ir.Value:
     table = node.inputs[0]
     assert table is not None
     return table
-
-
-def _divides(node: ir.Node, block: int) -> bool:
-    """Return whether a table's rows are whole blocks: a padded row could not be looked up without its padding."""
-    return shape(_table(node))[1] % block == 0

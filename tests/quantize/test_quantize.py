@@ -10,10 +10,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from altering import altered, append, constant, replace_weight, without
+from checkpoints import make_checkpoint
 
 from deploykit import graph
 from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
+from deploykit.convert import convert
 from deploykit.errors import ArtifactError
 from deploykit.quantize import quantize
 from deploykit.quantize.blocks import Bits, Blocks
@@ -141,13 +143,28 @@ def test_a_tied_head_and_its_table_share_one_place(precision: Any, bits: int, ti
     assert len({(tensor.offset, tensor.nbytes) for tensor in places}) == 1  # type: ignore[union-attr]
 
 
-def test_rows_that_are_no_whole_blocks_stay_a_float_table(tied: Artifact, tmp_path: Path) -> None:
-    result = quantize(tied, tmp_path / "out", QuantizeConfig(precision="int8", block_size=128))
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_table_takes_the_largest_block_that_its_rows_hold_whole(
+    precision: Any, tied: Artifact, tmp_path: Path
+) -> None:
+    result = quantize(tied, tmp_path / "out", QuantizeConfig(precision=precision, block_size=128))
+    nodes = list(graph.load(result.graph(precision)).graph)
+    ends = [n for n in nodes if n.outputs[0].name == "logits" or n.op_type == "GatherBlockQuantized"]
+    assert [node.attributes.get_int("block_size") for node in ends] == [64, 64]
+    inner = {n.attributes.get_int("block_size") for n in nodes if n.op_type == "MatMulNBits" and n not in ends}
+    assert inner == {128}
+    assert relative(logits(result, precision), logits(tied, "fp32")) < (0.1 if precision == "int8" else 1)
+
+
+def test_rows_that_are_no_whole_blocks_stay_a_float_table(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 40, "num_attention_heads": 1, "num_key_value_heads": 1}
+    source = convert(make_checkpoint(tmp_path / "checkpoint", "qwen2", **sizes), tmp_path / "source")
+    result = quantize(source, tmp_path / "out", QuantizeConfig(precision="int8"))
     kinds = operators(result, "int8")
     assert "GatherBlockQuantized" not in kinds
     assert "MatMul" not in kinds
     assert result.manifest.history[-1].result["embeddings"] == 0
-    assert relative(logits(result, "int8"), logits(tied, "fp32")) < 0.1
+    assert relative(logits(result, "int8"), logits(source, "fp32")) < 0.1
 
 
 def test_the_artifact_serves_the_new_model_and_keeps_fp32(tied: Artifact, tmp_path: Path) -> None:
@@ -177,7 +194,8 @@ def test_two_precisions_live_side_by_side_and_one_is_replaced(tied: Artifact, tm
 
 def test_none_serves_fp32_and_adds_nothing(tied: Artifact, tmp_path: Path) -> None:
     result = quantize(tied, tmp_path / "out", QuantizeConfig(precision="none"))
-    assert result.manifest.files == tied.manifest.files
+    kept = [{k: v for k, v in a.manifest.files.items() if k != "README.md"} for a in (result, tied)]
+    assert kept[0] == kept[1]
     assert result.manifest.served == "fp32"
     assert [record.stage for record in result.manifest.history][-1] == "quantize"
 
