@@ -21,7 +21,7 @@ BLOCK_BYTES: Final = 1 << 24
 """Size of the pieces in which a weight is written: all that a transposed copy costs."""
 
 Pieces = Callable[[], Iterator[FloatArray]]
-"""Yields the rows of a tensor, a few at a time."""
+"""Yields the elements of a tensor in order, a few megabytes at a time."""
 Change = Callable[[FloatArray], FloatArray]
 """From a tensor as the checkpoint has it to one of the same shape as the graph needs it."""
 
@@ -116,6 +116,10 @@ class Graph:
         rows = sum(tensor.shape[0] for tensor in tensors)
         shape = (rows, *tensors[0].shape[1:])
 
+        def as_stored() -> Iterator[FloatArray]:
+            for tensor in tensors:
+                yield from tensor.checked()
+
         def blocks() -> Iterator[FloatArray]:
             whole, start = np.empty(shape, np.float32), 0
             for tensor in tensors:
@@ -127,7 +131,8 @@ class Graph:
             for row in range(0, len(turned), step):
                 yield turned[row : row + step]
 
-        return self.generated(name or tensors[0].name, shape[::-1] if transpose else shape, blocks)
+        pieces = blocks if transpose or change else as_stored
+        return self.generated(name or tensors[0].name, shape[::-1] if transpose else shape, pieces)
 
     def generated(self, name: str, shape: tuple[int, ...], blocks: Pieces) -> ir.Value:
         """Return an initializer whose rows `blocks` yields when it is written."""

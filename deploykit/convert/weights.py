@@ -48,13 +48,13 @@ class StoredTensor:
     dtype: str = "F32"
     """Its type as safetensors names it."""
 
-    def read_into(self, out: FloatArray) -> None:
-        """Fill `out`, a contiguous array of this tensor's shape.
+    def checked(self) -> Iterator[FloatArray]:
+        """Yield what `chunks` does.
 
         Raises:
             CheckpointError: an element is NaN or infinite, or the file can't be read.
         """
-        flat, start = out.reshape(-1), 0
+        start = 0
         for chunk in self.chunks():
             if not np.isfinite(chunk).all():
                 where = start + int(np.argmin(np.isfinite(chunk)))
@@ -62,6 +62,17 @@ class StoredTensor:
                     f"tensor {self.name!r} holds {chunk[where - start]} at element {where}; "
                     "the checkpoint is damaged or its training diverged, use an earlier one"
                 )
+            yield chunk
+            start += chunk.size
+
+    def read_into(self, out: FloatArray) -> None:
+        """Fill `out`, a contiguous array of this tensor's shape.
+
+        Raises:
+            CheckpointError: an element is NaN or infinite, or the file can't be read.
+        """
+        flat, start = out.reshape(-1), 0
+        for chunk in self.checked():
             flat[start : start + chunk.size] = chunk
             start += chunk.size
 
