@@ -1,7 +1,7 @@
 """`doctor`: whether this machine is fit, and whether a model will run where it is to run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from deploykit.spec import VARIANT_FILES, Precision
 
 __all__ = ["LEVELS", "Finding", "Level", "Report", "Section", "Tensor", "TextContract", "doctor"]
 
+_OF_RUNTIME = frozenset({"ONNX version", "operators", "CUDA kernels"})
+"""Findings that hang on the ONNX Runtime's version."""
 DEFAULT_CONTEXT = 4096
 """Tokens of a row where nobody says, if the model takes as many: the engine's own default."""
 
@@ -120,6 +122,17 @@ def _subject(
             yield from _graphs_of(sorted(model.glob("*/*.onnx")), target)
 
 
+def _beside(finding: Finding, subject: Subject, target: Target) -> Finding:
+    """Return a finding about a release's ONNX Runtime as it counts for a Python model, which brings its own."""
+    if finding.level != "error" or not target.release or not subject.in_python or finding.what not in _OF_RUNTIME:
+        return finding
+    remedy = (
+        f"{finding.remedy}; or install a newer onnxruntime into the image: the packaged Python model runs on that one, "
+        "and only the onnxruntime backend on the image's own"
+    )
+    return replace(finding, level="warning", remedy=remedy)
+
+
 def _graphs_of(files: Sequence[Path], target: Target) -> Iterator[Finding]:
     for file in files:
         try:
@@ -141,7 +154,8 @@ def _graph(
     except ArtifactError as error:
         yield Finding(level="error", what="graph", found=str(error), remedy="")
         return
-    yield from check_graph(outline, target)
+    for finding in check_graph(outline, target):
+        yield _beside(finding, subject, target)
     spec = artifact.contract(precision)
     if target.device == "cpu":
         rows = next((rows for model in subject.models if (rows := rows_of(model))), config.max_rows)

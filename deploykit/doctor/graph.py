@@ -52,7 +52,7 @@ def _operators(outline: Outline, target: Target) -> Iterator[Finding]:
         elif node.domain not in _KNOWN_DOMAINS and node.op_type not in outline.functions:
             refused[node.label, "the operator", ""] += 1
     for (name, part, needed), count in refused.items():
-        needs = f"need ONNX Runtime {needed}" if needed else "are known to no ONNX Runtime"
+        needs = f"need{'s' * (count == 1)} ONNX Runtime {needed}" if needed else "known to no ONNX Runtime"
         of = f" ({part})" if part != "the operator" else ""
         yield Finding(
             level="error",

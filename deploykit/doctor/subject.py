@@ -21,6 +21,14 @@ class Subject:
     models: tuple[Path, ...]
     """Folders of Triton models."""
 
+    @property
+    def in_python(self) -> bool:
+        """Whether it is packaged for the Python backend."""
+        folders = [self.artifact.path] if self.artifact else []
+        return any((folder / "model.py").is_file() for folder in folders) or any(
+            list(model.glob("*/model.py")) for model in self.models
+        )
+
     def precision(self, wanted: Precision | None) -> Precision | None:
         """Return the precision to look at: the served one where nobody says."""
         return wanted or (self.artifact.manifest.served if self.artifact else None)

@@ -28,7 +28,19 @@ def test_an_artifact_is_fit_for_the_release_it_is_made_for(artifact: Artifact) -
 def test_an_old_release_is_refused_for_more_than_one_reason(artifact: Artifact) -> None:
     found = errors(doctor(artifact.path, CONTRACT, release="24.10"))
     assert any("CVE" in text for text in found)
-    assert any("need ONNX Runtime 1.23" in text for text in found)
+    assert any("needs ONNX Runtime 1.23" in text for text in found)
+
+
+def test_a_packaged_model_may_bring_a_newer_onnx_runtime_than_the_image(artifact: Artifact, repository: Path) -> None:
+    (packaged,) = [
+        f for s in doctor(repository, CONTRACT, release="25.07").sections for f in s.findings if f.what == "operators"
+    ]
+    assert packaged.level == "warning"
+    assert "install a newer onnxruntime into the image" in packaged.remedy
+    assert any(
+        "1 GatherBlockQuantized node (attribute bits) needs" in text
+        for text in errors(doctor(artifact.path, CONTRACT, release="25.07"))
+    )
 
 
 def test_a_changed_file_is_found(artifact: Artifact, tmp_path: Path) -> None:
