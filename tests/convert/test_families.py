@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,12 @@ PAIRS = [
     # A window counts places, as it does in transformers, so padding inside it takes the place of tokens.
     if way is not holes or fields.get("sliding_window") is None
 ]
+
+
+def test_the_notes_name_every_family() -> None:
+    notes = (Path(__file__).parents[2] / "docs" / "architecture" / "03-the-graph.md").read_text()
+    named = notes.partition("## Fused families")[2].partition(".")[0].replace(",", " ").split()
+    assert named == list(FAMILIES)
 
 
 @pytest.fixture(scope="module")
