@@ -29,7 +29,7 @@ def test_defaults_are_those_of_the_configuration(tied: Artifact, tmp_path: Path)
 def test_every_option_arrives(flag: str, symmetric: bool, tied: Artifact, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("print(name)\n" * 2000, encoding="utf-8")
-    words = "--quantize int4 --block-size 64 --rounding gptq --sensitive 12 --head-bits 4".split()
+    words = ["--quantize", "int4", "--block-size", "64", "--rounding", "gptq", "--sensitive", "12", "--head-bits", "4"]
     words += ["--calibration", str(text), "--more-bits", "layers.0", "--more-bits", "o_proj", flag]
     record = run(tied, tmp_path / "out", *words).manifest.history[-1]
     assert record.options == {
