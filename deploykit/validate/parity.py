@@ -38,9 +38,10 @@ class Truth:
     """What is compared, for errors."""
 
 
-HALF_ATOL: Final = 2e-2
+HALF_ATOL: Final = 5e-2
 """Tolerance of a model in half precision beside fp32, in place of `atol`: its 11 bits round a value by up to 5e-4, and
-some tens of such errors add up on the way through the layers."""
+some tens of such errors add up on the way through the layers (0.003 to 0.021 of the logits' size measured at worst on
+random GPT-2, Llama and Qwen2; what it costs in text is measured besides)."""
 STEPS_RATIO: Final = 2.0
 """Most that a quantized model's cached steps may be further from fp32 than its prefill is, root mean squares compared.
 
