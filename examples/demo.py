@@ -16,6 +16,7 @@ from pathlib import Path
 from demo_data import write_stdlib_text
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deploykit.artifact import Artifact
 from deploykit.cli.console import graph_size, megabytes, quality_rows
@@ -129,7 +130,8 @@ def summary(checkpoint: Path, folder: Path, speed: Speed) -> Table:
         served = ", served" if precision == artifact.manifest.served else ""
         table.add_row(f"{precision} model{served}", megabytes(graph_size(artifact, precision)))
     for name, value in quality_rows(artifact):
-        table.add_row(name, value)
+        # Red where a limit is passed on a part of the text.
+        table.add_row(name, Text.from_ansi(value))
     table.add_row("first token", f"{speed.first_token * 1e3:.1f} ms")
     table.add_row("one stream", f"{speed.alone:.0f} tokens/s")
     table.add_row(f"{STREAMS} streams", f"{speed.together:.0f} tokens/s")
