@@ -55,7 +55,7 @@ def decoder(config: Fields, **changes: Any) -> Decoder:
         "width": lambda: config.hidden_size,
         "inner": lambda: config.intermediate_size,
         "heads": lambda: config.num_attention_heads,
-        "shared_heads": lambda: getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        "shared_heads": lambda: _shared_heads(config),
         "head_size": lambda: head_size(config),
         "layers": lambda: layers(config),
         "norm": lambda: Norm(epsilon=config.rms_norm_eps),
@@ -63,6 +63,12 @@ def decoder(config: Fields, **changes: Any) -> Decoder:
         "tied": lambda: config.tie_word_embeddings,
     }
     return Decoder(**{name: read() for name, read in fields.items() if name not in changes}, **changes)
+
+
+def _shared_heads(config: Fields) -> int:
+    """Return the number of key/value heads; configurations from before they were shared don't name it."""
+    shared: int | None = getattr(config, "num_key_value_heads", None)
+    return int(config.num_attention_heads if shared is None else shared)
 
 
 def head_size(config: Fields) -> int:

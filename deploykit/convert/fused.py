@@ -76,8 +76,13 @@ def describe(config: Any) -> Decoder:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise Unfit(f"model type {config.model_type!r} is not among {', '.join(FAMILIES)}")
+    if not type(config).__module__.startswith("transformers."):
+        raise Unfit("its code comes with the checkpoint, and may differ from what transformers has of that name")
     fields = Fields(config)
-    decoder = family(fields)
+    try:
+        decoder = family(fields)
+    except (AttributeError, LookupError, TypeError, ZeroDivisionError) as error:
+        raise Unfit(f"its configuration can't be understood ({type(error).__name__}: {error})") from error
     if (unknown := fields.unread()) is not None:
         raise Unfit(f"{unknown} is not known to the fused form of {config.model_type}")
     return decoder

@@ -13,7 +13,7 @@ import pytest
 from checkpoints import make_checkpoint
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, LlamaConfig
 from ways import EVERYWHERE, IDS, IN_PLACE, assert_close, left_padded, ones, prefill, right_padded_in_place
 
 from deploykit.config import ConvertConfig
@@ -155,6 +155,7 @@ UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
     "cross-attention": ("gpt2", {"add_cross_attention": True}),
     "use_bidirectional_attention = True": ("gemma", {"use_bidirectional_attention": True}),
     "attn_logit_softcapping = 50.0": ("gemma3_text", {"attn_logit_softcapping": 50.0}),
+    "can't be understood (ZeroDivisionError": ("llama", {"num_key_value_heads": 0}),
     "model type 'opt' is not among apertus, arcee, ": ("opt", {}),
 }
 
@@ -165,6 +166,15 @@ def test_says_why_it_takes_the_traced_way(reason: str) -> None:
     sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "num_hidden_layers": 2}
     config = CONFIG_MAPPING[model_type](**({"n_head": 4} if model_type == "gpt2" else sizes) | fields)
     assert reason in str(why_not_fused(config))
+
+
+class OwnConfig(LlamaConfig):  # type: ignore[misc]
+    """A configuration of a known model type, of code that came with a checkpoint."""
+
+
+def test_a_checkpoint_with_code_of_its_own_takes_the_traced_way() -> None:
+    assert why_not_fused(LlamaConfig()) is None
+    assert "its code comes with the checkpoint" in str(why_not_fused(OwnConfig()))
 
 
 def test_fused_is_refused_where_it_was_asked_for(tmp_path: Path) -> None:

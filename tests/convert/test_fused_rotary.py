@@ -67,15 +67,21 @@ def test_static_kinds(tmp_path: Path, case: str) -> None:
         way(run, reference)
 
 
-BY_LENGTH: dict[str, dict[str, Any]] = {
-    "dynamic": {"max_position_embeddings": 12, "rope_parameters": DYNAMIC},
-    "dynamic with heads of 24": {"head_dim": 24, "max_position_embeddings": 12, "rope_parameters": DYNAMIC},
-    "longrope": {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 12, "factor": 4.0}},
-    "longrope by a factor": {
-        "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 12, "attention_factor": 1.7}
-    },
+BY_LENGTH: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamic": ("llama", {"max_position_embeddings": 12, "rope_parameters": DYNAMIC}),
+    "dynamic with heads of 24": ("llama", {"head_dim": 24, "max_position_embeddings": 12, "rope_parameters": DYNAMIC}),
+    "longrope": ("llama", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 12, "factor": 4.0}}),
+    "longrope of phi3, in part": (
+        "phi3",
+        {
+            "hidden_size": 128,
+            "partial_rotary_factor": 0.5,
+            "original_max_position_embeddings": 12,
+            "rope_parameters": {**LONGROPE, "attention_factor": 1.7, "original_max_position_embeddings": 12},
+        },
+    ),
 }
-"""Rotary embeddings whose frequencies change past 12 tokens."""
+"""Model types and fields with a rotary embedding whose frequencies change past 12 tokens."""
 
 
 class Fresh:
@@ -104,7 +110,8 @@ class Fresh:
 @pytest.fixture(scope="module", params=BY_LENGTH)
 def long(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Fresh]:
     folder = tmp_path_factory.mktemp("long")
-    checkpoint = make_checkpoint(folder / "checkpoint", "llama", **BY_LENGTH[request.param])
+    model_type, fields = BY_LENGTH[request.param]
+    checkpoint = make_checkpoint(folder / "checkpoint", model_type, **fields)
     artifact = convert(checkpoint, folder / "out", ConvertConfig(method="fused", max_context=48))
     return Decoder(artifact.graph(), artifact.manifest.decoder), Fresh(checkpoint)
 
@@ -140,12 +147,12 @@ def test_a_row_knows_its_own_length_only(long: tuple[Decoder, Fresh], side: str)
 
 
 def test_a_dynamic_context_ends_at_its_factor(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", **BY_LENGTH["dynamic"])
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", **BY_LENGTH["dynamic"][1])
     with pytest.raises(ConfigError, match="max_context 49 exceeds the 48 positions"):
         convert(checkpoint, tmp_path / "out", ConvertConfig(max_context=49))
     assert convert(checkpoint, tmp_path / "out").manifest.decoder.max_context == 12
 
 
 def test_a_longrope_context_is_its_longest(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", **BY_LENGTH["longrope"])
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "llama", **BY_LENGTH["longrope"][1])
     assert convert(checkpoint, tmp_path / "out").manifest.decoder.max_context == 128
