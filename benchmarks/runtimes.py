@@ -26,6 +26,14 @@ from deploykit.validate.against import Runtime, against
 
 MODELS: Final = ("llama", "gpt2", "qwen2", "mistral", "qwen3", "phi3", "gemma", "opt")
 """All fused but the last, which is traced."""
+SMALL_OPT: Final = {
+    "hidden_size": 64,
+    "word_embed_proj_dim": 64,
+    "ffn_dim": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 LIMITS: Final = {
     (
         "phi3",
@@ -64,7 +72,8 @@ def make_artifact(folder: Path, model: str, precision: Any) -> Artifact:
     from checkpoints import make_checkpoint
 
     if not (folder / model).exists():
-        convert(make_checkpoint(folder / f"{model}.checkpoint", model), folder / f"{model}.onnx")
+        size: dict[str, Any] = SMALL_OPT if model == "opt" else {}
+        convert(make_checkpoint(folder / f"{model}.checkpoint", model, **size), folder / f"{model}.onnx")
         optimize(folder / f"{model}.onnx", folder / model)
     place = folder / f"{model}.{precision}"
     quantizing = QuantizeConfig(precision="none" if precision == "fp32" else precision)
