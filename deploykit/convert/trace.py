@@ -17,7 +17,8 @@ from deploykit.convert.flat import FlatDecoder, kept_besides
 from deploykit.convert.reference import load_model
 from deploykit.convert.rows import keep_last_rows
 from deploykit.convert.sidecars import special_ids
-from deploykit.errors import UnsupportedModelError
+from deploykit.convert.spelling import translations
+from deploykit.errors import ConfigError, UnsupportedModelError
 from deploykit.progress import Progress
 from deploykit.spec import BATCH, PAST, DecoderSpec, LayerCache
 
@@ -37,15 +38,16 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
     model = load_model(source, config)
     progress("tracing", 1, 3, "running it once")
     decoder = FlatDecoder(model)
+    layers = _layers(source, decoder)
+    _settle(source, decoder)
     spec = DecoderSpec(
         cache="concatenated",
-        layers=_layers(source, decoder),
+        layers=layers,
         vocab_size=source.config.vocab_size,
-        max_context=source.max_context(config.max_context),
+        max_context=_max_context(source, decoder, config.max_context),
         logits_to_keep=False,
         **special_ids(source),
     )
-    _settle(source, decoder)
     progress("tracing", 2, 3, "exporting")
     graph = _export(source, decoder, spec, opset=config.opset)
     if keep_last_rows(graph.graph):
@@ -101,6 +103,23 @@ def _settle(source: Checkpoint, decoder: FlatDecoder) -> None:
         raise _unsupported(source, reason)
 
 
+def _max_context(source: Checkpoint, decoder: FlatDecoder, wanted: int | None) -> int:
+    """Return the longest sequence, without the positions that come before a row's first token.
+
+    Raises:
+        ConfigError: `wanted` is longer than that, or no limit is known.
+    """
+    context = source.max_context(wanted)
+    if not decoder.first_position:
+        return context
+    limit = source.max_context(None) - decoder.first_position
+    if wanted is not None and wanted > limit:
+        raise ConfigError(
+            f"max_context {wanted} exceeds the {limit} positions of this checkpoint; pass --max-context {limit} or less"
+        )
+    return min(context, limit)
+
+
 def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opset: int) -> ir.Model:
     """Return the graph of `decoder`, its inputs and outputs named as in `spec`."""
     sizes: dict[str | int, int] = {BATCH: _BATCH, PAST: _PAST}
@@ -121,6 +140,7 @@ def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opse
                 input_names=[tensor.name for tensor in spec.inputs()],
                 output_names=[tensor.name for tensor in spec.outputs()],
                 dynamic_shapes=({0: free, 1: free}, {0: free, 1: free}, [{0: free, 2: free} for _ in past]),
+                custom_translation_table=translations(),
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever the model's own code raises

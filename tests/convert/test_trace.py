@@ -8,12 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.rows import keep_last_rows
+from deploykit.convert.spelling import RealViews, translations
 from deploykit.errors import CheckpointError, UnsupportedModelError
 from deploykit.validate.decoder import Decoder
 
@@ -122,6 +124,31 @@ def test_rows_are_cut_only_where_each_stands_alone(graph: ir.Graph, can: bool) -
     kinds = [node.op_type for node in graph]
     assert kinds == (["Neg", "Reshape", "Slice", *before] if can else before)
     assert [value.name for value in graph.inputs] == ["hidden", "attention_mask", *["num_logits_to_keep"] * can]
+
+
+class Spelt(torch.nn.Module):
+    """What the exporter alone can't write: axes of complex numbers, and the inverse error function."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with RealViews():
+            turned = torch.view_as_complex(x.reshape(3, 4, 2))
+            turned = turned.unsqueeze(-1)[:, None] * turned[:, None].unsqueeze(3)
+        return torch.view_as_real(turned), torch.erfinv(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the exporter's own
+def test_what_the_exporter_lacks_is_spelt_otherwise() -> None:
+    x = torch.linspace(-0.9999, 0.9999, 24)
+    program = torch.onnx.export(
+        Spelt().eval(), (x,), dynamo=True, custom_translation_table=translations(), verbose=False
+    )
+    assert program is not None
+    session = ort.InferenceSession(program.model_proto.SerializeToString(), quiet_options())
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    turned = torch.view_as_complex(x.reshape(3, 4, 2))
+    wanted = torch.view_as_real(turned[:, None, :, None] * turned[:, None, :, None])
+    np.testing.assert_allclose(found[0], wanted, atol=1e-6)
+    np.testing.assert_allclose(found[1], torch.erfinv(x), rtol=1e-5)
 
 
 def test_a_recurrent_state_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reading tensors: every float type, every way of storing them, damage at every place, and never all at once."""
 
 import json
+import resource
 import struct
 import tracemalloc
 from pathlib import Path
@@ -104,6 +105,28 @@ def test_a_flipped_bit_in_the_header_is_no_traceback(tmp_path: Path, tiny_llama:
         convert(tmp_path, tmp_path / "out")
     except CheckpointError as error:
         assert "\n" not in str(error)  # noqa: PT017  (a flipped bit in the format's metadata does no harm)
+
+
+def test_a_flipped_bit_at_each_hundredth_is_one_line_or_a_model(tmp_path: Path, tiny_llama: Path) -> None:
+    whole = (tiny_llama / "model.safetensors").read_bytes()
+    (tmp_path / "config.json").write_bytes((tiny_llama / "config.json").read_bytes())
+    convert(tiny_llama, tmp_path / "out")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = []
+    for part in range(100):
+        data = bytearray(whole)
+        data[len(data) * part // 100] ^= 0x40
+        (tmp_path / "model.safetensors").write_bytes(data)
+        try:
+            for tensor in open_weights(tmp_path, allow_pickle=False).tensors.values():
+                tensor.read_into(np.empty(tensor.shape, np.float32))
+            if part % 10 == 0:
+                convert(tmp_path, tmp_path / "out", overwrite=True).verify()
+        except CheckpointError as error:
+            lines.append(str(error))
+    assert lines
+    assert not any("\n" in line for line in lines)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < (len(whole) + 200e6) / 1024  # kB
 
 
 def bomb(header: bytes, length: int | None = None) -> bytes:
