@@ -22,6 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 128,
     },
 }
+SIZES["gpt_bigcode"] = SIZES["gpt2"]
 SIZES["qwen2"] = {**SIZES["llama"], "tie_word_embeddings": True}
 _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("apertus arcee cohere cohere2 exaone4 granite mistral nanochat nemotron olmo olmo2 olmo3", {}),

@@ -27,6 +27,7 @@ FAMILIES: Final[dict[str, Callable[[Fields], Decoder]]] = {
     "glm": glm.glm,
     "glm4": glm.glm4,
     "gpt2": gpt2.gpt2,
+    "gpt_bigcode": gpt2.gpt_bigcode,
     "gpt_neox": gpt_neox.gpt_neox,
     "granite": llama.granite,
     "helium": llama.helium,

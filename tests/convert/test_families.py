@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "glm": {},
     "glm with heads that the kernel can't turn": {"head_dim": 24},
     "glm4": {"attention_bias": False},
+    "gpt_bigcode": {"multi_query": True, "n_inner": 80},
+    "gpt_bigcode with as many key/value heads": {"multi_query": False},
     "gpt_neox": {},
     "gpt_neox one after the other": {"use_parallel_residual": False, "attention_bias": False},
     "granite": {
