@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from altering import altered, append, constant
+from altering import altered, append, constant, without
 
 from deploykit.artifact import Artifact, StageRecord
 from deploykit.cli import console
@@ -20,6 +20,7 @@ from deploykit.package import package
 from deploykit.quantize import quantize
 from deploykit.spec import REPORT, REPORT_PAGE
 from deploykit.validate import render, validate
+from deploykit.validate.decoder import FloatArray, IntArray
 from deploykit.validate.page import change, number, percent
 from deploykit.validate.report import Report
 
@@ -167,6 +168,29 @@ def test_a_failure_writes_the_page_where_it_was_asked_for_and_nothing_else(judge
     assert "logits of the int4 model" in text
     # What was found before it failed is there.
     assert {row[1] for row in Page(text).table("case")} == {"fp32", "int8"}
+
+
+def test_a_failure_before_anything_was_measured_has_a_page(judged: Artifact, tmp_path: Path) -> None:
+    def other_model(ids: IntArray) -> FloatArray:
+        return np.zeros((len(ids), judged.manifest.decoder.vocab_size), np.float32)
+
+    with pytest.raises(ParityError, match="in case 'prefill'"):
+        validate(judged, None, lambda: other_model, replace(FEW, report=tmp_path / "why.html"))
+    page = Page((tmp_path / "why.html").read_text())
+    assert "svg" not in page.tags
+    assert page.table("case") == []
+    assert [row[-1] for row in page.table("precision", "size")] == [
+        "beside the reference",
+        "not measured",
+        "not measured",
+    ]
+
+
+def test_random_tokens_have_a_page_and_are_not_judged(judged: Artifact, tmp_path: Path) -> None:
+    bare = validate(without(judged, tmp_path / "bare", "tokenizer.json"), tmp_path / "out", None, FEW)
+    page = Page((bare.path / REPORT_PAGE).read_text())
+    assert {row[-1] for table in page.tables if table[0][0] == "part" for row in table[1:]} == {"no"}
+    assert [row[0] for row in page.table("slice")][:3] == ["all", "random tokens", "unknown"]
 
 
 def test_the_page_is_written_on_success_too(int8: Artifact, tmp_path: Path) -> None:
