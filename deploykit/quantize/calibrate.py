@@ -115,6 +115,12 @@ class Hessians:
                 self._progress("calibrate", number, len(self._text.windows), f"{name} and {len(group) - 1} more")
                 for wanted, values in self._replay.run(ids, group).items():
                     _add(self._gathered[wanted], values)
+            for wanted, hessian in self._gathered.items():
+                if not np.isfinite(np.einsum("kk->k", hessian)).all():
+                    raise ArtifactError(
+                        f"{wanted}: NaN or Inf on the calibration text ({self._text.name}); the checkpoint is damaged, "
+                        "or use another --rounding"
+                    )
         return self._gathered[name]
 
     def _group(self, first: str) -> Iterator[str]:

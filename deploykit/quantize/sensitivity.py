@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 from deploykit.artifact import Artifact
+from deploykit.errors import ArtifactError
 from deploykit.quantize.blocks import FloatArray
 from deploykit.quantize.calibrate import CalibrationText
 from deploykit.quantize.replay import Replay
@@ -23,11 +24,16 @@ class Sensitivity:
         """Run the whole model.
 
         Raises:
-            ArtifactError: ONNX Runtime can't load it.
+            ArtifactError: ONNX Runtime can't load it, or it gives NaN or Inf.
         """
         self._replay = Replay(artifact, values=[LOGITS], weights=weights)
         self._ids = text.windows[0][: max(1, _LOGITS // artifact.manifest.decoder.vocab_size)]
         self._logits = self._replay.run(self._ids, [LOGITS])[LOGITS]
+        if not np.isfinite(self._logits).all():
+            raise ArtifactError(
+                f"{LOGITS}: NaN or Inf on the calibration text ({text.name}); the checkpoint is damaged, or leave out "
+                "--sensitive"
+            )
 
     def divergence(self, name: str, weight: FloatArray) -> float:
         """Return the mean KL divergence, in nats a token, from the model to the one with `weight` instead of `name`."""

@@ -18,6 +18,7 @@ from deploykit.quantize.sensitivity import Sensitivity, most_sensitive
 
 TOKENS = 1024  # set in conftest.py
 SMALL = ("o_proj.weight", "down_proj.weight")
+FIRST = "model.layers.0.mlp.down_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -149,15 +150,16 @@ def test_hessians_gathered_in_groups_are_those_gathered_at_once(
     assert whole.manifest.files["onnx/model_q4.onnx_data"] == parts.manifest.files["onnx/model_q4.onnx_data"]
 
 
-def test_a_damaged_weight_is_named_when_sensitivity_is_measured(tied: Artifact, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"sensitive": 5}, {"rounding": "gptq"}])
+def test_a_model_that_gives_nan_is_not_calibrated_on(options: dict[str, Any], tied: Artifact, tmp_path: Path) -> None:
     def damage(array: Any) -> Any:
         broken = array.copy()
         broken[0, 0] = np.nan
         return broken
 
-    source = altered(tied, tmp_path / "source", lambda g: replace_weight(g, DOWN, damage))
-    with pytest.raises(ArtifactError, match=f"weight '{DOWN}' holds NaN or Inf"):
-        made(source, tmp_path / "out", sensitive=5)
+    source = altered(tied, tmp_path / "source", lambda g: replace_weight(g, FIRST, damage))
+    with pytest.raises(ArtifactError, match=r"NaN or Inf on the calibration text \(end of pydoc_data\.topics\)"):
+        made(source, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
