@@ -1,11 +1,11 @@
 """The same artifact in another runtime: greedy generations of its own, judged token by token by ONNX Runtime here.
 
 The other side runs as it likes: its own cache, its own padding, its own way through the graph. What it wrote is then
-run here in one piece, without a cache or padding, and each of its logits must be ours. So a difference late in a text
-is found, too, and two runtimes that part ways at a tie are no failure.
+run here, each row alone, and each of its logits must be ours. So a difference late in a text is found, too, and two
+runtimes that part ways at a tie are no failure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,9 +24,6 @@ from deploykit.validate.peers.process import Generated, generate
 from deploykit.validate.text import make_rows, read_text
 
 Runtime = Literal["triton", "genai", "optimum", "onnxruntime"]
-Ours = Callable[[Decoder, IntArray, IntArray], FloatArray]
-"""From a prompt and the answer to it to our logits behind the prompt and behind each token."""
-
 STEPS: Final = 8
 """Tokens generated from each prompt."""
 OTHER_KERNELS: Final = 1e-1
@@ -135,10 +132,7 @@ def _against_process(
     decoder = Decoder(artifact.graph(precision), spec)
     atol, allowed, found = allowed_atol(precision, config), 0.0, {}
     for name, case in cases.items():
-        # In fewer bits a kernel for one row rounds otherwise than one for many, and in dynamic-int8 they share scales:
-        # then the answer is run as the runtime did.
-        ours = at_once if precision == "fp32" else stepwise
-        judged = _judged(answers.runtime, name, decoder, case, answers.cases[name], atol, ours)
+        judged = _judged(answers.runtime, name, decoder, case, answers.cases[name], atol)
         allowed, found[name] = max(allowed, judged["allowed"]), judged
     return Compared(
         runtime=answers.runtime, onnxruntime=answers.onnxruntime, precision=precision, allowed=allowed, cases=found
@@ -146,14 +140,14 @@ def _against_process(
 
 
 def _judged(
-    runtime: str, case: str, decoder: Decoder, rows: Sequence[IntArray], got: Generated, atol: float, ours: Ours
+    runtime: str, case: str, decoder: Decoder, rows: Sequence[IntArray], got: Generated, atol: float
 ) -> dict[str, Any]:
     """Return a case's figures.
 
     Raises:
         ParityError: a logit is further off than allowed, or a token isn't the one that its logits say.
     """
-    parts = list(_beside(decoder, rows, got, ours))
+    parts = list(_beside(decoder, rows, got))
     allowed = tolerance([truth for truth, _, _ in parts], atol)
     worst, equal, count = 0.0, 0, 0
     for number, (truth, logits, tokens) in enumerate(parts):
@@ -178,24 +172,21 @@ def _judged(
 
 
 def _beside(
-    decoder: Decoder, rows: Sequence[IntArray], got: Generated, ours: Ours
+    decoder: Decoder, rows: Sequence[IntArray], got: Generated
 ) -> Iterator[tuple[FloatArray, FloatArray, IntArray]]:
     """Yield our logits, theirs, and their tokens, of each row up to its end-of-text token."""
     for row, tokens, logits in zip(rows, got.tokens, got.logits, strict=True):
         ends = np.flatnonzero(np.isin(tokens, decoder.spec.eos_token_ids))
         length = int(ends[0]) + 1 if len(ends) else len(tokens)
-        yield ours(decoder, row, tokens[: length - 1]), logits[:length], tokens[:length]
+        yield _followed(decoder, row, tokens[: length - 1]), logits[:length], tokens[:length]
 
 
-def at_once(decoder: Decoder, row: IntArray, answer: IntArray) -> FloatArray:
-    """Return the logits [n + 1, V] behind a prompt and each of n tokens after it, all run in one piece."""
-    whole = np.concatenate([row, answer])
-    logits, _ = decoder.run(whole[None], np.ones((1, len(whole)), np.int64))
-    return logits[0, len(row) - 1 :]
+def _followed(decoder: Decoder, row: IntArray, answer: IntArray) -> FloatArray:
+    """Return our logits [n + 1, V] behind a prompt and each of n tokens after it, step by step as runtimes run them.
 
-
-def stepwise(decoder: Decoder, row: IntArray, answer: IntArray) -> FloatArray:
-    """Return the same as `at_once`, from the prompt in one piece and then a token at a time on a cache."""
+    In one piece they would differ by more than two runtimes do: in fewer bits a kernel for one row rounds otherwise
+    than one for many, and in dynamic-int8 the rows share scales.
+    """
     logits, past = decoder.run(row[None], np.ones((1, len(row)), np.int64))
     parts = [logits[0, -1:]]
     for at, token in enumerate(answer, start=len(row) + 1):

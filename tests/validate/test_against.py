@@ -16,7 +16,7 @@ from deploykit.config import PackageConfig, QuantizeConfig, ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError, ParityError
 from deploykit.package import package
 from deploykit.quantize import quantize
-from deploykit.validate.against import STEPS, _judged, against, at_once, prompts
+from deploykit.validate.against import STEPS, _judged, against, prompts
 from deploykit.validate.peers.process import Generated
 from deploykit.validate.peers.triton import Written
 from deploykit.validate.written import Expected
@@ -119,13 +119,13 @@ class Stub:
     def __init__(self, spec: Any) -> None:
         self.spec = spec
 
-    def run(self, ids: Any, mask: Any) -> Any:
-        return np.eye(8, dtype=np.float32)[(ids + 1) % 8], []
+    def run(self, ids: Any, mask: Any, past: Any = None) -> Any:
+        return np.eye(8, dtype=np.float32)[(ids + 1) % 8], past
 
 
 def judged(fused: Artifact, tokens: list[int], logits: Any) -> Any:
     got = Generated(tokens=np.array([tokens]), logits=np.asarray(logits, np.float32)[None])
-    return _judged("peer 1.0", "case", Stub(fused.manifest.decoder), [np.array([3])], got, 1e-4, at_once)  # type: ignore[arg-type]
+    return _judged("peer 1.0", "case", Stub(fused.manifest.decoder), [np.array([3])], got, 1e-4)  # type: ignore[arg-type]
 
 
 def test_what_follows_the_end_of_text_is_not_compared(fused: Artifact) -> None:
