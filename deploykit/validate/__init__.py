@@ -66,6 +66,9 @@ def validate(
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
+    if config.report is not None and not config.report.absolute().parent.is_dir():
+        # Said before the work, not after it.
+        raise OutputError(f"{config.report}: can't be written: there is no such folder; choose another --report")
     with nullcontext() if out is None else draft(out, overwrite=overwrite) as sheet:
         report = Report.of(artifact, config)
         try:
@@ -73,11 +76,11 @@ def validate(
         except ParityError as error:
             # Whoever must find out why it failed needs the report most.
             if config.report is not None:
+                _write_page(config.report, report.to_json())
                 error.add_note(f"report: {config.report}")
             raise
-        finally:
-            if config.report is not None:
-                _write_page(config.report, report.to_json())
+        if config.report is not None:
+            _write_page(config.report, report.to_json())
         manifest = _recorded(artifact.manifest, report.parity(), config)
         if sheet is None:
             return Artifact(artifact.path, manifest)

@@ -14,12 +14,12 @@ from altering import altered, append, constant, without
 from deploykit.artifact import Artifact, StageRecord
 from deploykit.cli import console
 from deploykit.config import PackageConfig, QuantizeConfig, ValidateConfig
-from deploykit.errors import OutputError, ParityError
+from deploykit.errors import ConfigError, OutputError, ParityError
 from deploykit.optimize import optimize
 from deploykit.package import package
 from deploykit.quantize import quantize
 from deploykit.spec import REPORT, REPORT_PAGE
-from deploykit.validate import render, validate
+from deploykit.validate import Reference, render, validate
 from deploykit.validate.decoder import FloatArray, IntArray
 from deploykit.validate.page import change, number, percent
 from deploykit.validate.report import Report
@@ -199,8 +199,22 @@ def test_the_page_is_written_on_success_too(int8: Artifact, tmp_path: Path) -> N
 
 
 def test_a_page_that_cant_be_written_is_an_output_error(int8: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"no/page\.html: can't be written: No such file or directory"):
-        validate(int8, None, None, replace(FEW, report=tmp_path / "no" / "page.html"))
+    def never() -> Reference:
+        raise AssertionError
+
+    with pytest.raises(OutputError, match=r"no/page\.html: can't be written: there is no such folder"):
+        validate(int8, None, never, replace(FEW, report=tmp_path / "no" / "page.html"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=r"folder: can't be written: Is a directory; choose another --report"):
+        validate(int8, None, None, replace(FEW, report=tmp_path / "folder"))
+
+
+def test_what_broke_off_for_another_reason_says_nothing(int8: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    config = replace(FEW, text=tmp_path / "text", report=tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="text: can't be read"):
+        validate(int8, None, None, config)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_what_is_past_a_limit_is_red_on_the_page_and_in_the_terminal(judged: Artifact, report: dict[str, Any]) -> None:
