@@ -38,16 +38,14 @@ def variants(calibration: Path | None) -> list[QuantizeConfig]:
         four, best = replace(int4, block_size=block), replace(gptq, block_size=block)
         wanted += [
             replace(int8, block_size=block),
-            replace(int8, block_size=block, symmetric=False),
-            replace(four, symmetric=True),
             four,
+            replace(four, symmetric=False),
             replace(four, head_bits=4),
             replace(four, rounding="hqq"),
-            replace(best, symmetric=True),
             best,
+            replace(best, symmetric=False),
             replace(best, sensitive=10),
             replace(best, sensitive=25),
-            replace(best, sensitive=50),
         ]
     return wanted
 

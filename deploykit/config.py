@@ -78,9 +78,9 @@ class QuantizeConfig:
     sensitive: float = 0.0
     """Percent of the weights that keep 8 bits in int4: those of the products whose outputs suffer most in 4 bits on
     calibration text."""
-    symmetric: bool | None = None
-    """Whether levels lie evenly around zero; else each block has a zero point of its own (half a byte more, no slower).
-    None: in 8 bits only."""
+    symmetric: bool = True
+    """Whether levels lie evenly around zero. Else each block has a zero point of its own: in 4 bits 3 to 10 % less
+    divergence, but products of one row take 1.28 times as long in blocks of 32, and 1.08 times in blocks of 128."""
     max_quality_loss: float = 0.01
     """Largest relative growth of perplexity that `auto` accepts."""
     block_size: int = 32

@@ -136,9 +136,7 @@ def _options(config: QuantizeConfig) -> dict[str, Any]:
     """Return what bears on the precision, without what was left as it is by default."""
     options: dict[str, Any] = {"precision": config.precision}
     if config.precision in WEIGHT_ONLY:
-        options |= {"block_size": config.block_size, "rounding": config.rounding}
-        if config.symmetric is not None:
-            options["symmetric"] = config.symmetric
+        options |= {"block_size": config.block_size, "rounding": config.rounding, "symmetric": config.symmetric}
         if config.precision != "int8":
             options["head_bits"] = config.head_bits
             options |= {"more_bits": list(config.more_bits)} if config.more_bits else {}

@@ -30,11 +30,10 @@ class Plan:
         usual: Bits = 8 if self.config.precision == "int8" else 4
         bits = max(usual, self.config.head_bits) if name in self.head else usual
         bits = 8 if name in self.more else bits
-        symmetric = self.config.symmetric
         return Scheme(
             bits=bits,
             block=self.tables.get(name, self.config.block_size),
-            symmetric=bits == 8 if symmetric is None else symmetric,
+            symmetric=self.config.symmetric,
             # At 8 bits the ways of rounding can't be told apart; in int4 only what has 4 bits is worth their time.
             rounding=self.config.rounding if bits == usual else "rtn",
         )

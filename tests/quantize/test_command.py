@@ -21,7 +21,7 @@ def run(source: Artifact, out: Path, *words: str) -> Artifact:
 
 def test_defaults_are_those_of_the_configuration(tied: Artifact, tmp_path: Path) -> None:
     options = run(tied, tmp_path / "out", "--quantize", "int4").manifest.history[-1].options
-    assert options == {"precision": "int4", "block_size": 32, "rounding": "rtn", "head_bits": 8}
+    assert options == {"precision": "int4", "block_size": 32, "rounding": "rtn", "symmetric": True, "head_bits": 8}
     assert set(QUANTIZING) <= set(QuantizeConfig.__dataclass_fields__)
 
 

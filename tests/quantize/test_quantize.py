@@ -74,7 +74,7 @@ def test_every_product_and_the_table_are_quantized(
     assert (kinds.count("MatMulNBits"), kinds.count("MatMul")) == (products, 0)
     assert kinds.count("GatherBlockQuantized") == 1
     record = result.manifest.history[-1]
-    options = {"precision": precision, "block_size": 32, "rounding": "rtn"}
+    options = {"precision": precision, "block_size": 32, "rounding": "rtn", "symmetric": True}
     assert record.options == options | ({"head_bits": 8} if bits == 4 else {})
     assert (record.result["products"], record.result["embeddings"], record.result["products_left"]) == (products, 1, {})
     assert record.result["bytes_after"] < record.result["bytes_before"] / (2 if bits == 8 else 3)
