@@ -100,7 +100,8 @@ def _convert(record: "StageRecord", _: "Manifest") -> Iterator[str]:
 
 def _optimize(record: "StageRecord", _: "Manifest") -> Iterator[str]:
     before, after = record.result.get("nodes_before"), record.result.get("nodes_after")
-    yield f"**Simplified**: {before} nodes became {after}; what they compute is the same."
+    if record.result.get("changed", True):
+        yield f"**Simplified**: {before} nodes became {after}; what they compute is the same."
 
 
 def _quantize(record: "StageRecord", _: "Manifest") -> Iterator[str]:
