@@ -43,7 +43,11 @@ def _constant_folding(model: ir.Model) -> tuple[ir.Model, bool]:
         sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
         return False if max(sizes, default=0) > FOLD_LIMIT else None
 
+    # It shall not name what nobody reads: an optional output with a name is one that ONNX Runtime must compute.
+    unread = [value for node in model.graph.all_nodes() for value in node.outputs if not value.name]
     result = fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=small)
+    for value in unread:
+        value.name = ""
     return result.model, bool(result.modified)
 
 

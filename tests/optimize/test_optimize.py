@@ -39,6 +39,14 @@ def test_results_stay_the_same(kind: str, request: pytest.FixtureRequest, tmp_pa
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
 
 
+def test_outputs_that_nobody_reads_stay_without_a_name(fused: Artifact, tmp_path: Path) -> None:
+    artifact = optimize(altered(fused, tmp_path / "redundant", redundant), tmp_path / "out")
+    assert artifact.manifest.history[-1].result["changed"]
+    skips = [node for node in graph.load(artifact.graph("fp32")).graph if node.op_type.startswith("Skip")]
+    assert skips
+    assert not any(value.name for node in skips for value in node.outputs[1:3])
+
+
 def test_what_is_redundant_goes_and_the_record_says_so(fused: Artifact, tmp_path: Path) -> None:
     clean = optimize(fused, tmp_path / "clean")
     planted = altered(clean, tmp_path / "planted", redundant)
