@@ -42,6 +42,7 @@ check: .venv/dev ## format, lint, types, import contracts
 
 bench: .venv/dev ## measure us beside the peers (in environments of their own); results in benchmarks/results
 	@$(BIN)/python benchmarks/export.py
+	@$(BIN)/python benchmarks/builder.py
 	@$(BIN)/python benchmarks/decode.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
@@ -49,6 +50,8 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/numpy2.py
 	@$(BIN)/python benchmarks/client_only.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/quality.py
+	@$(BIN)/python benchmarks/large.py
 	@$(BIN)/python benchmarks/runtimes.py
 
 golden: .venv/dev ## write model_repository/ again

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploykit.artifact import Artifact, draft
-from deploykit.config import Quantization, QuantizeConfig
+from deploykit.config import Quantization, QuantizeConfig, Rounding
 from deploykit.engine.speed import Speed
 from deploykit.progress import Progress
 from deploykit.spec import VARIANT_FILES, data_file
@@ -68,7 +68,7 @@ class _Candidate:
             "precision": "fp32" if self.config.precision == "none" else self.config.precision,
             "rounding": self.config.rounding,
             "block_size": self.config.block_size,
-            "head_bits": self.config.head_bits,
+            "sensitive": self.config.sensitive,
             "perplexity_loss": self.quality.get("perplexity_loss", 0.0),
             "kl": self.quality.get("kl", 0.0),
             "top1_agreement": self.quality.get("top1_agreement", 1.0),
@@ -83,16 +83,16 @@ class _Candidate:
 def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
     """Return what is measured: weight-only precisions, none of which lets a request's neighbours change its tokens."""
 
-    def of(precision: Quantization, block_size: int, **options: Any) -> QuantizeConfig:
-        return replace(config, precision=precision, block_size=block_size, **options)
+    def of(precision: Quantization, block: int, rounding: Rounding = "rtn", sensitive: float = 0.0) -> QuantizeConfig:
+        return replace(config, precision=precision, block_size=block, rounding=rounding, sensitive=sensitive)
 
     return [
         of("none", 32),
-        of("int8", 32, rounding="rtn"),
-        of("int8", 128, rounding="rtn"),
-        of("int4", 32, rounding="rtn"),
-        of("int4", 128, rounding="gptq"),
-        of("int4", 128, rounding="gptq", head_bits=4),
+        of("int8", 32),
+        of("int8", 128),
+        of("int4", 32),
+        of("int4", 32, "gptq", sensitive=10.0),
+        of("int4", 128, "gptq", sensitive=25.0),
     ]
 
 
@@ -101,12 +101,13 @@ def choose(
     folder: Path,
     config: QuantizeConfig,
     *,
+    max_kl: float,
     quantize: Quantize,
     quality: Quality,
     speed: MeasureSpeed,
     progress: Progress,
 ) -> Choice:
-    """Return the fastest candidate whose perplexity grows by at most `config.max_quality_loss`.
+    """Return the fastest candidate whose perplexity grows by at most `config.max_quality_loss`, within `max_kl`.
 
     fp32 is among them, so there always is one. A model that the text says nothing about gets int8.
 
@@ -114,6 +115,7 @@ def choose(
         source: an artifact with an fp32 graph.
         folder: an empty one for the candidates, on the artifact's file system; what is written there may go.
         config: the limit, and options that the candidates share.
+        max_kl: mean KL divergence from fp32 past which the artifact would be refused, in nats a token.
         quantize: writes a candidate.
         quality: measures what it costs.
         speed: measures how fast it runs.
@@ -136,7 +138,7 @@ def choose(
             progress("measure speed", done, ROUNDS * len(measured), _name(candidate.config))
             candidate.speeds.append(speed(candidate.served))
     progress("measure speed", ROUNDS * len(measured), ROUNDS * len(measured))
-    return _fastest(measured, config.max_quality_loss)
+    return _fastest(measured, config.max_quality_loss, max_kl)
 
 
 def _prepare(
@@ -156,13 +158,18 @@ def _prepare(
     return _Candidate(config=config, served=served, size=size, quality=found)
 
 
-def _fastest(measured: Sequence[_Candidate], limit: float) -> Choice:
-    # Written so that NaN is never within the limit.
-    within = [one for one in measured if one.quality.get("perplexity_loss", 0.0) <= limit]
+def _fastest(measured: Sequence[_Candidate], limit: float, max_kl: float) -> Choice:
+    # Written so that NaN is never within a limit.
+    within = [
+        one
+        for one in measured
+        if one.quality.get("perplexity_loss", 0.0) <= limit and one.quality.get("kl", 0.0) <= max_kl
+    ]
     best = max(within, key=lambda one: one.score)
     return Choice(
         config=best.config,
-        why=f"the fastest of {len(within)} candidates that lose at most {limit:.2%} of perplexity",
+        why=f"the fastest of {len(within)} candidates that lose at most {limit:.2%} of perplexity, "
+        f"with a KL of at most {max_kl:g}",
         candidates=tuple(one.row(chosen=one is best) for one in measured),
     )
 
@@ -180,5 +187,5 @@ def _unjudged(config: QuantizeConfig, candidate: _Candidate) -> Choice:
 def _name(config: QuantizeConfig) -> str:
     if config.precision == "none":
         return "fp32"
-    head = "" if config.head_bits == QuantizeConfig.head_bits else f", head {config.head_bits} bits"
-    return f"{config.precision}, block {config.block_size}, {config.rounding}{head}"
+    kept = f", sensitive {config.sensitive:g} %" if config.sensitive else ""
+    return f"{config.precision}, block {config.block_size}, {config.rounding}{kept}"

@@ -37,8 +37,8 @@ class ConvertConfig:
     """How to read a checkpoint and turn it into ONNX."""
 
     method: Method = "auto"
-    """`fused`: written straight from the weights (GPT-2, Llama, Qwen2); `traced`: through `torch.onnx`; `auto`: fused
-    where the family allows it."""
+    """`fused`: written straight from the weights, for the families of `convert.fused`; `traced`: through `torch.onnx`;
+    `auto`: fused where the family allows it."""
     opset: int = 20
     """ONNX opset, bounded by the ONNX Runtime that serves it."""
     max_context: int | None = None

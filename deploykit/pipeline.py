@@ -121,6 +121,7 @@ def _quantize_best(
             source,
             Path(candidates),
             config,
+            max_kl=judging.max_kl,
             quantize=run_quantize,
             quality=partial(measure_quality, config=judging),
             speed=measure_speed,

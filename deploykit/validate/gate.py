@@ -1,7 +1,8 @@
 """The order in which things are asked, so that no two large models are in memory longer than they must be."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
@@ -114,6 +115,16 @@ def _judge(artifact: Artifact, config: ValidateConfig, text: Text, measured: Mea
         raise ParityError(failures[0])
 
 
+_MORE_BITS: Final = "use --quantize int8"
+_REMEDY: Final[Mapping[Precision, str]] = {
+    "int4": "use --rounding gptq --sensitive 25, or int8",
+    "int4-fp16": "use --rounding gptq --sensitive 25, or fp16",
+    "int8": "use --quantize none",
+    "fp16": "use --quantize none",
+}
+"""What keeps more of the quality."""
+
+
 def _failure(precision: Precision, quality: Quality, text: Text, config: ValidateConfig) -> str | None:
     for name, value, limit, option in (
         ("mean KL divergence from fp32", quality.kl, config.max_kl, "--max-kl"),
@@ -124,6 +135,6 @@ def _failure(precision: Precision, quality: Quality, text: Text, config: Validat
             return (
                 f"{LOGITS} of the {precision} model: {name} = {value:.3g} > {limit:.3g} in case 'text' "
                 f"({quality.tokens} tokens of {text.name}, perplexity {quality.perplexity_fp32:.4g} -> "
-                f"{quality.perplexity:.4g}); use more bits, a smaller --block-size, or allow more with {option}"
+                f"{quality.perplexity:.4g}); {_REMEDY.get(precision, _MORE_BITS)}, or allow more with {option}"
             )
     return None

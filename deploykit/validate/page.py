@@ -206,8 +206,8 @@ def _candidate(row: Mapping[str, Any]) -> str:
     name = row["precision"]
     if name != "fp32":
         name = f"{name} {row['rounding']}, block {row['block_size']}"
-        if name.startswith("int4") and row.get("head_bits") == 4:
-            name += ", head 4"
+        if row.get("sensitive"):
+            name += f", sensitive {row['sensitive']:g} %"
     return f"{name} ✓" if row["chosen"] else name
 
 

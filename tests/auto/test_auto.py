@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,14 +24,22 @@ def source(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifa
 
 def fake_rounding(artifact: Artifact, out: Path, config: QuantizeConfig) -> Artifact:
     """Calibrating takes seconds that these tests have no use for."""
-    return quantize(artifact, out, replace(config, rounding="rtn"))
+    return quantize(artifact, out, replace(config, rounding="rtn", sensitive=0.0))
 
 
-def decide(source: Artifact, folder: Path, limit: float, losses: Mapping[str, float], **rates: float) -> Choice:
-    """Choose where `losses` and `rates` (tokens a second) say, by precision, what is measured."""
+def decide(
+    source: Artifact,
+    folder: Path,
+    limit: float,
+    losses: Mapping[str, float],
+    kl: Mapping[str, float] = MappingProxyType({}),
+    **rates: float,
+) -> Choice:
+    """Choose where `losses`, `kl` and `rates` (tokens a second) say, by precision, what is measured."""
 
     def quality(artifact: Artifact) -> dict[str, Any]:
-        return {"perplexity_loss": losses[artifact.manifest.served], "kl": 0.0, "top1_agreement": 1.0, "trained": True}
+        served = artifact.manifest.served
+        return {"perplexity_loss": losses[served], "kl": kl.get(served, 0.0), "top1_agreement": 1.0, "trained": True}
 
     def speed(artifact: Artifact) -> Speed:
         rate = rates[artifact.manifest.served]
@@ -40,6 +49,7 @@ def decide(source: Artifact, folder: Path, limit: float, losses: Mapping[str, fl
         source,
         folder,
         QuantizeConfig(precision="auto", max_quality_loss=limit),
+        max_kl=0.02,
         quantize=fake_rounding,
         quality=quality,
         speed=speed,
@@ -72,11 +82,17 @@ def test_a_slower_model_with_fewer_bits_is_not_taken(source: Artifact, tmp_path:
     assert choice.config.precision == "int8"
 
 
+def test_what_the_gate_would_refuse_is_not_taken(source: Artifact, tmp_path: Path) -> None:
+    choice = decide(source, tmp_path, 0.1, {"int8": 0.0, "int4": 0.0}, {"int4": 0.03}, fp32=10.0, int8=20.0, int4=30.0)
+    assert choice.config.precision == "int8"
+
+
 def test_measures_nothing_where_the_model_does_not_know_the_text(source: Artifact, tmp_path: Path) -> None:
     choice = choose(
         source,
         tmp_path,
         QuantizeConfig(precision="auto"),
+        max_kl=0.02,
         quantize=fake_rounding,
         quality=lambda _: {"trained": False, "perplexity_fp32": 900.0},
         speed=measure_speed,
