@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 from checkpoints import make_checkpoint
 
+from deploykit.artifact import Artifact
+from deploykit.config import ConvertConfig
+from deploykit.convert import convert
+
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,6 +26,12 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 checkpoint: 2 layers, 4 heads, 2 key/value heads, tied embeddings."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "qwen2", "qwen2")
+
+
+@pytest.fixture(scope="session")
+def traced(tiny_llama: Path) -> Artifact:
+    """The tiny Llama traced through PyTorch, which takes seconds: its cache is concatenated. To be read only."""
+    return convert(tiny_llama, tiny_llama.with_name("llama-traced"), ConvertConfig(method="traced"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,6 @@ import torch
 from engines import SMALL
 
 from deploykit.artifact import Artifact
-from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 from deploykit.engine import Engine
 
@@ -32,12 +31,6 @@ def llama(tiny_llama: Path) -> Artifact:
 def gpt2(tiny_gpt2: Path) -> Artifact:
     """A fused GPT-2: learned positions."""
     return convert(tiny_gpt2, tiny_gpt2.with_name("gpt2-fused"))
-
-
-@pytest.fixture(scope="session")
-def traced(tiny_llama: Path) -> Artifact:
-    """The same Llama traced through PyTorch: its cache is concatenated."""
-    return convert(tiny_llama, tiny_llama.with_name("llama-traced"), ConvertConfig(method="traced"))
 
 
 @pytest.fixture

@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from deploykit.artifact import Artifact
-from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 
 
 @pytest.fixture(scope="session")
 def fused(tiny_qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return convert(tiny_qwen2, tmp_path_factory.mktemp("optimize") / "fused")
-
-
-@pytest.fixture(scope="session")
-def traced(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return convert(tiny_llama, tmp_path_factory.mktemp("optimize") / "traced", ConvertConfig(method="traced"))

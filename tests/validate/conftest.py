@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deploykit.artifact import Artifact
-from deploykit.config import ConvertConfig, QuantizeConfig
+from deploykit.config import QuantizeConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.quantize import quantize
 from deploykit.validate import Reference
@@ -16,11 +16,6 @@ from deploykit.validate.decoder import FloatArray, IntArray
 @pytest.fixture(scope="session")
 def fused(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return convert(tiny_llama, tmp_path_factory.mktemp("validate") / "fused")
-
-
-@pytest.fixture(scope="session")
-def traced(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return convert(tiny_llama, tmp_path_factory.mktemp("validate") / "traced", ConvertConfig(method="traced"))
 
 
 @pytest.fixture(scope="session")
