@@ -1,14 +1,17 @@
 """Finds the products with constant weights in a graph, and says why others are left alone."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
 
-from deploykit.spec import INPUT_IDS
+from deploykit.spec import INPUT_IDS, LOGITS
 
 _SAME_VALUES: Final = ("Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
+_TO_LOGITS: Final = (*_SAME_VALUES, "Add", "Sub", "Mul", "Div", "Tanh", "Clip", "Neg")
+"""What stands between a head's product and the logits: a bias, a scale, a soft cap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,23 @@ def find_products(graph: ir.Graph) -> tuple[list[Product], dict[str, int]]:
         else:
             left[found] += 1
     return products, dict(left)
+
+
+def find_heads(graph: ir.Graph, products: Sequence[Product]) -> list[Product]:
+    """Return the products that the logits are made of, which only elementwise nodes may follow."""
+    by_node = {product.node: product for product in products}
+    heads: dict[ir.Node, Product] = {}
+    values: list[ir.Value | None] = [value for value in graph.outputs if value.name == LOGITS]
+    seen: set[ir.Value | None] = set()
+    while values:
+        value = values.pop()
+        node = value.producer() if value is not None and value not in seen else None
+        seen.add(value)
+        if node in by_node:
+            heads[node] = by_node[node]
+        elif node is not None and not node.domain and node.op_type in _TO_LOGITS:
+            values += node.inputs
+    return list(heads.values())
 
 
 def find_embeddings(graph: ir.Graph) -> list[ir.Node]:

@@ -18,7 +18,6 @@ from deploykit.quantize.plan import Plan, named, table_block
 from deploykit.quantize.products import Product, shape
 from deploykit.quantize.rounding import Rounded, Scheme, quantize_weight
 from deploykit.quantize.sensitivity import Sensitivity, most_sensitive
-from deploykit.spec import LOGITS
 
 Key = tuple[str, bool]
 """A weight's name, and whether it is [N, K] already."""
@@ -34,6 +33,7 @@ class Rounder:
         products: Sequence[Product],
         tables: Sequence[ir.Value],
         *,
+        heads: Sequence[Product],
         progress: Progress,
     ) -> None:
         """Decide on every weight; with `config.sensitive` the graph is run and everything rounded once for that.
@@ -46,7 +46,7 @@ class Rounder:
         self._uses: dict[Key, ir.Value] = {(str(p.weight.name), p.transposed): p.weight for p in products}
         self._tables = {str(table.name) for table in tables}
         names = dict.fromkeys(name for name, _ in self._uses)
-        head = {str(p.weight.name) for p in products if p.node.outputs[0].name == LOGITS} | self._tables
+        head = {str(product.weight.name) for product in heads} | self._tables
         self._uses |= {(str(table.name), True): table for table in tables}
         self.total = len(self._uses)
         calibrated = config.sensitive or config.rounding == "gptq"

@@ -15,7 +15,7 @@ from deploykit.config import QuantizeConfig
 from deploykit.progress import Progress
 from deploykit.quantize.blocks import Blocks, zero_bytes
 from deploykit.quantize.plan import table_block
-from deploykit.quantize.products import Product, find_embeddings, find_products, shape
+from deploykit.quantize.products import Product, find_embeddings, find_heads, find_products, shape
 from deploykit.quantize.rounder import Rounder
 from deploykit.quantize.rounding import Scheme
 
@@ -149,7 +149,8 @@ def quantize_weights(artifact: Artifact, target: Path, config: QuantizeConfig, *
     products, left = find_products(graph)
     # Rows that can't be cut into whole blocks stay as they are.
     embeddings = [n for n in find_embeddings(graph) if table_block(shape(_table(n))[1], config.block_size)]
-    rounder = Rounder(artifact, config, products, [_table(node) for node in embeddings], progress=progress)
+    tables = [_table(node) for node in embeddings]
+    rounder = Rounder(artifact, config, products, tables, heads=find_heads(graph, products), progress=progress)
     rewriter = _Rewriter(graph=graph, scheme=rounder.plan.scheme, quantized=rounder.quantized)
     for product in products:
         rewriter.product(product)
