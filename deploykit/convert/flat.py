@@ -9,7 +9,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
-from deploykit.convert.spelling import RealViews
+from deploykit.convert.spelling import Spelling
 
 _ROW: Final = 6
 """Tokens of the row that both forms are tried on: more than the smallest windows and blocks of tiny models."""
@@ -47,7 +47,7 @@ class FlatDecoder(torch.nn.Module):
         cache = self._cache(past)
         counted = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :] + self.first_position
         positions = {"position_ids": counted} if self._takes_positions else {}
-        with RealViews(), _told(self._embeddings, counted):
+        with Spelling(), _told(self._embeddings, counted):
             output = self.model(
                 input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
             )

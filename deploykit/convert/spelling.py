@@ -1,4 +1,4 @@
-"""Operations spelt so that the exporter knows them: complex views and the inverse error function."""
+"""Operations spelt so that the exporter knows them: views, and the inverse error function."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,12 +19,18 @@ _TAILS: Final = (
 function", GPU Computing Gems, 2011."""
 
 
-class RealViews(TorchFunctionMode):
-    """Adds and indexes axes of complex tensors through their real view, since ONNX has no complex numbers."""
+class Spelling(TorchFunctionMode):
+    """Writes views in another way where the exporter doesn't know the usual one.
+
+    Axes of complex tensors are added and indexed through their real view, since ONNX has no complex numbers. A slice
+    of an axis of 1 from a computed place on is the whole axis.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what `func` returns."""
         del types
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], tuple):
+            args = (args[0], _without_computed_starts(args[0], args[1]))
         if not (args and isinstance(args[0], torch.Tensor) and args[0].is_complex()):
             return func(*args, **(kwargs or {}))
         if func in (torch.unsqueeze, torch.Tensor.unsqueeze):
@@ -35,6 +41,16 @@ class RealViews(TorchFunctionMode):
             # Trailing axes that aren't indexed come with the real and imaginary parts.
             return torch.view_as_complex(torch.view_as_real(args[0])[args[1]])
         return func(*args, **(kwargs or {}))
+
+
+def _without_computed_starts(tensor: torch.Tensor, index: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an index of slices with axes of 1 taken whole that begin at a computed place: else they were empty."""
+    if not all(isinstance(part, slice) for part in index):
+        return index
+    return tuple(
+        slice(None) if size == 1 and part.stop is None and isinstance(part.start, torch.SymInt) else part
+        for part, size in zip(index, tensor.shape, strict=False)
+    )
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:

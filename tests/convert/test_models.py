@@ -60,6 +60,7 @@ TRACED: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoe": ("mixture of experts", {}),
     "mixtral": ("mixture of experts", {}),
     "modernbert-decoder": ("sliding window", {}),
+    "mpt": ("ALiBi", {}),
     "olmoe": ("mixture of experts", {}),
     "opt": ("", {}),
     "phimoe": ("mixture of experts", {}),

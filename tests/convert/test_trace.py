@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.rows import keep_last_rows
-from deploykit.convert.spelling import RealViews, translations
+from deploykit.convert.spelling import Spelling, translations
 from deploykit.errors import CheckpointError, UnsupportedModelError
 from deploykit.validate.decoder import Decoder
 
@@ -130,7 +130,7 @@ class Spelt(torch.nn.Module):
     """What the exporter alone can't write: axes of complex numbers, and the inverse error function."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with RealViews():
+        with Spelling():
             turned = torch.view_as_complex(x.reshape(3, 4, 2))
             turned = turned.unsqueeze(-1)[:, None] * turned[:, None].unsqueeze(3)
         return torch.view_as_real(turned), torch.erfinv(x)
@@ -149,6 +149,27 @@ def test_what_the_exporter_lacks_is_spelt_otherwise() -> None:
     wanted = torch.view_as_real(turned[:, None, :, None] * turned[:, None, :, None])
     np.testing.assert_allclose(found[0], wanted, atol=1e-6)
     np.testing.assert_allclose(found[1], torch.erfinv(x), rtol=1e-5)
+
+
+class Biased(torch.nn.Module):
+    """The end of a table of biases, cut as MPT does it: its axis of 1 from a place that is computed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table, rows = torch.arange(16.0).reshape(2, 1, 8), x.shape[0]
+        with Spelling():
+            return x + table[:, max(0, 1 - 2 * rows) :, max(0, 8 - rows) :]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the exporter's own
+def test_an_axis_of_1_may_be_cut_at_a_computed_place() -> None:
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.onnx.export(Biased().eval(), (torch.ones(3, 1),), dynamo=True, dynamic_shapes=free, verbose=False)
+    assert program is not None
+    session = ort.InferenceSession(program.model_proto.SerializeToString(), quiet_options())
+    for rows in (2, 5):
+        x = torch.ones(rows, 1)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_array_equal(found[0], Biased()(x))
 
 
 def test_a_recurrent_state_is_refused(tmp_path: Path) -> None:
