@@ -5,7 +5,13 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
-from deploykit.convert import cohere, gemma, glm, gpt2, gpt_neox, llama, olmo
+import deploykit.convert.cohere as cohere
+import deploykit.convert.gemma as gemma
+import deploykit.convert.glm as glm
+import deploykit.convert.gpt2 as gpt2
+import deploykit.convert.gpt_neox as gpt_neox
+import deploykit.convert.llama as llama
+import deploykit.convert.olmo as olmo
 from deploykit.convert.builder import Graph
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.decoder import Writer

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from deploykit.doctor import cuda
+import deploykit.doctor.cuda as cuda
 from deploykit.doctor.finding import Finding, ok
 from deploykit.doctor.releases import version
 from deploykit.doctor.runtimes import CONTRIB, needed_version
