@@ -1,10 +1,9 @@
 """Where an ONNX file says its weights lie, read from its bytes before anything else reads it.
 
-ONNX is protobuf: a message is a list of (field number, wire type, value). Only the fields on the way to
-`TensorProto.external_data` are followed, and large values are skipped unread. Field numbers: onnx/onnx.proto.
+Only the fields on the way to `TensorProto.external_data` are followed, and large values are skipped unread. Field
+numbers: onnx/onnx.proto.
 """
 
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import Final
 
 from deploykit.errors import ArtifactError
 from deploykit.spec import data_file
+from deploykit.wire import entry, fields, whole_file
 
 _MODEL, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR, _SPARSE, _FUNCTION, _TRAINING = range(8)
 _CHILDREN: Final[Mapping[int, Mapping[int, int]]] = {
@@ -75,12 +75,10 @@ def external_places(graph: Path) -> Iterator[Place]:
     Raises:
         ArtifactError: the file is no ONNX file.
     """
-    with graph.open("rb") as file:
-        try:
-            memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            yield from [_place(entries) for entries in _tensors(memory, _MODEL, 0)]
-        except (ValueError, IndexError) as error:
-            raise ArtifactError(f"{graph.name} is not an ONNX file: {error}; export again") from None
+    try:
+        yield from [_place(entries) for entries in _tensors(whole_file(graph), _MODEL, 0)]
+    except (ValueError, IndexError) as error:
+        raise ArtifactError(f"{graph.name} is not an ONNX file: {error}; export again") from None
 
 
 def _tensors(message: memoryview, kind: int, depth: int) -> Iterator[dict[str, str]]:
@@ -88,50 +86,18 @@ def _tensors(message: memoryview, kind: int, depth: int) -> Iterator[dict[str, s
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH} levels")
     entries: dict[str, str] = {}
-    for number, value in _fields(message):
+    for number, value in fields(message):
+        if isinstance(value, int):
+            continue
         if kind == _TENSOR and number == _EXTERNAL_DATA:
-            pair = dict(_fields(value))
-            entries[bytes(pair.get(1, b"")).decode()] = bytes(pair.get(2, b"")).decode()
+            key, text = entry(value)
+            if key in entries:
+                raise ValueError(f"a tensor names its {key} twice")
+            entries[key] = text
         elif number in _CHILDREN[kind]:
             yield from _tensors(value, _CHILDREN[kind][number], depth + 1)
     if entries:
         yield entries
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield the fields of a message that hold bytes; numbers are passed over."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(message, at)
-            case 1:
-                at += 8
-            case 5:
-                at += 4
-            case 2:
-                size, at = _varint(message, at)
-                if size > len(message) - at:
-                    raise ValueError(f"a field of {size} bytes is cut short")
-                yield tag >> 3, message[at : at + size]
-                at += size
-            case wire:
-                raise ValueError(f"wire type {wire} is unknown")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Return the number that begins at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is longer than 64 bits")
 
 
 def _place(entries: Mapping[str, str]) -> Place:

@@ -4,14 +4,13 @@ Values of tensors are passed over. Field numbers: onnx/onnx.proto.
 """
 
 import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from deploykit.errors import ArtifactError
-from deploykit.wire import fields, message, packed, text, whole
+from deploykit.wire import entry, fields, message, packed, text, whole, whole_file
 
 _DEPTH: Final = 100
 """Deepest nesting of graphs followed: protobuf's own limit."""
@@ -106,9 +105,7 @@ def read_outline(file: Path) -> Outline:
         ArtifactError: it can't be opened, or is no ONNX file.
     """
     try:
-        with file.open("rb") as stream:
-            memory = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        return _model(file, memory)
+        return _model(file, whole_file(file))
     except OSError as error:
         raise ArtifactError(f"{file}: can't be read: {error.strerror or error}") from None
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError) as error:
@@ -244,8 +241,7 @@ def _tensor(data: memoryview) -> Tensor:
         elif number == 8:
             name = text(value)
         elif number == 13 and isinstance(value, memoryview):
-            pair = dict(fields(value))
-            external[text(pair.get(1, b""))] = text(pair.get(2, b""))
+            external.update([entry(value)])
         elif number in _INLINE_FIELDS:
             inline += len(value) if isinstance(value, memoryview) else 8
     if any(len(part.encode()) > _LONGEST_NAME for part in external.get("location", "").split("/")):

@@ -1,6 +1,28 @@
 """Protobuf's wire format: a message is a list of (field number, wire type, value)."""
 
+import mmap
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_LARGEST: Final = 2**31 - 1
+"""Bytes of the largest message: protobuf's own limit."""
+_MOST_NUMBERS: Final = 64
+"""Numbers in the longest packed list read: a tensor's axes, of which ONNX Runtime's kernels know far fewer."""
+
+
+def whole_file(file: Path) -> memoryview:
+    """Return a file's bytes, mapped.
+
+    Raises:
+        OSError: it can't be opened.
+        ValueError: it is empty, or larger than a message can be.
+    """
+    with file.open("rb") as stream:
+        memory = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    if len(memory) > _LARGEST:
+        raise ValueError(f"{len(memory)} bytes, but protobuf ends at {_LARGEST}")
+    return memory
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -8,6 +30,9 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
+        if not tag >> 3:
+            # Else a file of zeros would be a long list of fields.
+            raise ValueError("field number 0 is none")
         match tag & 7:
             case 0:
                 number, at = _varint(data, at)
@@ -48,7 +73,19 @@ def packed(data: memoryview) -> list[int]:
     while at < len(data):
         number, at = _varint(data, at)
         numbers.append(number)
+        if len(numbers) > _MOST_NUMBERS:
+            raise ValueError(f"a list of more than {_MOST_NUMBERS} numbers")
     return numbers
+
+
+def entry(data: memoryview) -> tuple[str, str]:
+    """Return the key and the value of a StringStringEntryProto.
+
+    Raises:
+        ValueError: one of them is no text.
+    """
+    pair = dict(fields(data))
+    return text(pair.get(1, b"")), text(pair.get(2, b""))
 
 
 def message(value: int | bytes | memoryview) -> memoryview:

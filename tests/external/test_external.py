@@ -31,6 +31,12 @@ def without_length() -> TensorProto:
     return made
 
 
+def named_twice() -> TensorProto:
+    made = tensor("../secret")
+    made.external_data.add(key="location", value="m.onnx_data")
+    return made
+
+
 def initializer(model: onnx.ModelProto, weight: TensorProto) -> None:
     model.graph.initializer.append(weight)
 
@@ -101,6 +107,7 @@ def test_finds_weights_wherever_a_graph_can_hold_them(
         (without_length(), "not an ONNX file: a tensor in another file has no length"),
         (tensor(__class__="x"), "unknown external data key '__class__'"),
         (tensor(basepath="/"), "unknown external data key 'basepath'"),
+        (named_twice(), "a tensor names its location twice"),
     ],
 )
 def test_refuses_weights_that_are_elsewhere(tmp_path: Path, weight: TensorProto, message: str) -> None:

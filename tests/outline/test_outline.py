@@ -121,3 +121,24 @@ def test_what_a_terminal_would_obey_is_replaced(tmp_path: Path) -> None:
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"none\.onnx: can't be read"):
         read_outline(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\0" * 4096, "field number 0"),
+        # A graph's tensor with 100,000 axes.
+        (b"\x3a\xa9\x8d\x06\x2a\xa5\x8d\x06\x0a\xa1\x8d\x06" + b"\1" * 99_999 + b"\1\1", "more than 64 numbers"),
+    ],
+)
+def test_what_would_take_long_is_refused_at_once(tmp_path: Path, data: bytes, problem: str) -> None:
+    (tmp_path / "bad.onnx").write_bytes(data)
+    with pytest.raises(ArtifactError, match=problem):
+        read_outline(tmp_path / "bad.onnx")
+
+
+def test_a_file_larger_than_protobuf_allows_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "bad.onnx").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(ArtifactError, match="2147483648 bytes, but protobuf ends at 2147483647"):
+        read_outline(tmp_path / "bad.onnx")
