@@ -31,8 +31,8 @@ from deploykit.validate.text import read_text
 def variants(calibration: Path | None) -> list[QuantizeConfig]:
     """Return what is measured."""
     int8 = QuantizeConfig(precision="int8")
-    int4 = QuantizeConfig(precision="int4", calibration=calibration)
-    gptq = replace(int4, rounding="gptq")
+    int4 = QuantizeConfig(precision="int4")
+    gptq = replace(int4, rounding="gptq", calibration=calibration)
     wanted = [replace(int8, precision="dynamic-int8")]
     for block in (32, 128):
         four, best = replace(int4, block_size=block), replace(gptq, block_size=block)

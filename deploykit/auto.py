@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploykit.artifact import Artifact, draft
-from deploykit.config import Quantization, QuantizeConfig, Rounding
+from deploykit.config import Quantization, QuantizeConfig
 from deploykit.engine.speed import Speed
 from deploykit.progress import Progress
 from deploykit.spec import VARIANT_FILES, data_file
@@ -82,17 +82,16 @@ class _Candidate:
 
 def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
     """Return what is measured: weight-only precisions, none of which lets a request's neighbours change its tokens."""
-
-    def of(precision: Quantization, block: int, rounding: Rounding = "rtn", sensitive: float = 0.0) -> QuantizeConfig:
-        return replace(config, precision=precision, block_size=block, rounding=rounding, sensitive=sensitive)
-
+    int8 = QuantizeConfig(precision=FALLBACK, symmetric=config.symmetric)
+    int4 = replace(int8, precision="int4", more_bits=config.more_bits, head_bits=config.head_bits)
+    gptq = replace(int4, rounding="gptq", calibration=config.calibration)
     return [
-        of("none", 32),
-        of("int8", 32),
-        of("int8", 128),
-        of("int4", 32),
-        of("int4", 32, "gptq", sensitive=10.0),
-        of("int4", 128, "gptq", sensitive=25.0),
+        QuantizeConfig(precision="none"),
+        int8,
+        replace(int8, block_size=128),
+        int4,
+        replace(gptq, sensitive=10.0),
+        replace(gptq, block_size=128, sensitive=25.0),
     ]
 
 
@@ -177,7 +176,7 @@ def _fastest(measured: Sequence[_Candidate], limit: float, max_kl: float) -> Cho
 def _unjudged(config: QuantizeConfig, candidate: _Candidate) -> Choice:
     perplexity = candidate.quality.get("perplexity_fp32", float("nan"))
     return Choice(
-        config=replace(config, precision=FALLBACK, rounding="rtn"),
+        config=QuantizeConfig(precision=FALLBACK, symmetric=config.symmetric),
         why=f"{FALLBACK}, unmeasured: the model doesn't know the text (perplexity {perplexity:.4g}), so that no "
         "loss of quality would show; pass a --text like those it was trained on",
         candidates=(),

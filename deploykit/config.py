@@ -17,6 +17,19 @@ Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """How many weights can share a scale: what ONNX Runtime's kernels know."""
 
+_BLOCKS: tuple[Quantization, ...] = ("int8", "int4", "int4-fp16")
+_FOUR: tuple[Quantization, ...] = ("int4", "int4-fp16")
+_BEARS_ON: Mapping[str, tuple[Quantization, ...]] = {
+    "block_size": _BLOCKS,
+    "rounding": _BLOCKS,
+    "symmetric": (*_BLOCKS, "auto"),
+    "head_bits": (*_FOUR, "auto"),
+    "more_bits": (*_FOUR, "auto"),
+    "sensitive": _FOUR,
+    "max_quality_loss": ("auto",),
+}
+"""The precisions in which an option of `QuantizeConfig` changes something; `auto` tries blocks and roundings itself."""
+
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -100,6 +113,22 @@ class QuantizeConfig:
             raise ConfigError(f"head_bits must be 4 or 8, got {self.head_bits}")
         if self.block_size not in BLOCK_SIZES:
             raise ConfigError(f"block_size must be 16, 32, 64, 128 or 256, got {self.block_size}")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Refuse an option that would change nothing, since whoever gives it expects otherwise."""
+        for name, precisions in _BEARS_ON.items():
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and self.precision not in precisions:
+                raise ConfigError(
+                    f"{name} {value!r} changes nothing in {self.precision}, only in {', '.join(precisions)}; leave it "
+                    "out, or quantize to another precision"
+                )
+        if self.calibration and not (self.rounding == "gptq" or self.sensitive or self.precision == "auto"):
+            raise ConfigError(
+                f"calibration {str(self.calibration)!r}: rounding {self.rounding} reads no text; leave it out, or "
+                "round by gptq"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +176,8 @@ class PackageConfig:
                 f"name must be 1 to 128 letters, digits, '.', '_' or '-' and not start with a sign; got {self.name!r}"
             )
         _at_least("version", self.version, 1)
+        if self.version >= 2**63:
+            raise ConfigError(f"version must fit 64 bits, as Triton reads it, got {self.version}")
 
 
 @dataclass(frozen=True, kw_only=True)

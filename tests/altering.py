@@ -59,3 +59,26 @@ def replace_weight(graph: ir.Graph, name: str, change: Callable[[Array], Array])
     tensor = graph.initializers[name].const_value
     assert tensor is not None
     graph.initializers[name].const_value = ir.tensor(np.ascontiguousarray(change(tensor.numpy())), name=name)
+
+
+def failing(artifact: Artifact, out: Path) -> Artifact:
+    """Return a copy whose fp32 graph loads, and fails when it runs: it looks up a row that isn't there."""
+
+    def change(graph: ir.Graph) -> None:
+        ids = next(value for value in graph.inputs if value.name == "input_ids")
+        lookup = next(node for node in graph if node.op_type == "Gather" and node.inputs[1] is ids)
+        far = ir.node("Add", [ids, constant(graph, "far", np.array(10**6, np.int64))])
+        graph.insert_before(lookup, far)
+        lookup.replace_input_with(1, far.outputs[0])
+
+    return altered(artifact, out, change)
+
+
+def rewritten(artifact: Artifact, out: Path, old: bytes, new: bytes) -> Artifact:
+    """Return a copy in whose fp32 graph file `new` stands for each `old`, as long: what no library writes."""
+    assert len(old) == len(new)
+    with draft(out) as sheet:
+        sheet.carry(artifact)
+        graph_file = sheet.file(VARIANT_FILES["fp32"])
+        graph_file.write_bytes(artifact.graph("fp32").read_bytes().replace(old, new))
+        return sheet.commit(artifact.manifest)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deploykit import graph as graphs
 from deploykit.artifact import Artifact
-from deploykit.errors import ArtifactError
+from deploykit.failing import in_one_line
 from deploykit.quantize.blocks import FloatArray
 from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS_TO_KEEP
 
@@ -34,7 +34,7 @@ class Replay:
             ArtifactError: ONNX Runtime can't load it.
         """
         self._spec = artifact.manifest.decoder
-        file = artifact.graph("fp32")
+        self._file = file = artifact.graph("fp32")
         model = graphs.load(file)
         known = {value.name: value for node in model.graph for value in node.outputs}
         for name in sorted(set(values) - {value.name for value in model.graph.outputs}):
@@ -50,11 +50,9 @@ class Replay:
         # Between two runs the cores belong to numpy.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
-        try:
+        with in_one_line(file, "load"):
             data = ir.to_proto(model).SerializeToString()
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pybind exceptions of ONNX Runtime share no base class
-            raise ArtifactError(f"{file}: ONNX Runtime can't load it: {error}") from error
 
     def run(
         self, ids: IntArray, values: Sequence[str], weights: Mapping[str, FloatArray] | None = None
@@ -74,5 +72,6 @@ class Replay:
             feeds[LOGITS_TO_KEEP] = np.array(0, np.int64)
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
-        found = self._session.run(list(values), {**feeds, **(weights or {})}, options)
+        with in_one_line(self._file, "run"):
+            found = self._session.run(list(values), {**feeds, **(weights or {})}, options)
         return {name: value.reshape(-1, value.shape[-1]) for name, value in zip(values, found, strict=True)}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deploykit.errors import ArtifactError
 from deploykit.external import check_external_data
+from deploykit.failing import in_one_line
 from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, shape_text
 
 IntArray = NDArray[np.int64]
@@ -34,10 +35,8 @@ class Decoder:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry(EXACT_INT8, "1")
-        try:
+        with in_one_line(file, "load"):
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pybind exceptions of ONNX Runtime share no base class
-            raise ArtifactError(f"{file}: ONNX Runtime can't load it: {error}") from error
         self._check_contract()
 
     def _check_contract(self) -> None:
@@ -79,14 +78,14 @@ class Decoder:
         feeds: dict[str, Any] = {INPUT_IDS: ids, ATTENTION_MASK: mask, **self._keep(0)}
         cache = self.empty_cache(len(ids)) if past is None else past
         feeds.update(zip((tensor.name for tensor in self.spec.past()), cache, strict=True))
-        logits, *present = self._session.run([LOGITS, *(tensor.name for tensor in self.spec.present())], feeds)
+        logits, *present = self._run([LOGITS, *(tensor.name for tensor in self.spec.present())], feeds)
         return logits, present
 
     def last_logits(self, ids: IntArray, mask: IntArray) -> FloatArray:
         """Return logits [B, n, V] of a prefill that asks for those of each row's last token only."""
         feeds: dict[str, Any] = {INPUT_IDS: ids, ATTENTION_MASK: mask, **self._keep(1)}
         feeds.update(zip((tensor.name for tensor in self.spec.past()), self.empty_cache(len(ids)), strict=True))
-        return np.asarray(self._session.run([LOGITS], feeds)[0])
+        return np.asarray(self._run([LOGITS], feeds)[0])
 
     def run_in_place(self, ids: IntArray, mask: IntArray, cache: Sequence[NDArray[np.floating[Any]]]) -> FloatArray:
         """Return logits of every new token, [B, S, V], and write keys and values into `cache`, [B, K, capacity, D]."""
@@ -102,9 +101,14 @@ class Decoder:
             binding.bind_input(past.name, *place)
             binding.bind_output(present.name, *place)
         binding.bind_output(LOGITS, "cpu")
-        self._session.run_with_iobinding(binding)
+        with in_one_line(self.file, "run"):
+            self._session.run_with_iobinding(binding)
         # Outputs come in the order in which they were bound.
         return np.asarray(binding.get_outputs()[-1].numpy())
+
+    def _run(self, outputs: list[str], feeds: dict[str, Any]) -> list[Any]:
+        with in_one_line(self.file, "run"):
+            return list(self._session.run(outputs, feeds))
 
     def _keep(self, rows: int) -> dict[str, IntArray]:
         return {LOGITS_TO_KEEP: np.array(rows, np.int64)} if self.spec.logits_to_keep else {}

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from deploykit import graph
-from deploykit.errors import ArtifactError
+from deploykit.failing import in_one_line
 from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec
 from deploykit.validate.decoder import FloatArray, IntArray
 
@@ -36,6 +36,7 @@ class Probe:
         Raises:
             ArtifactError: the graph can't be read or loaded.
         """
+        self._file = file
         self._spec = spec
         model = graph.load(file)
         names = {value.name: None for node in model.graph for value in node.outputs if value.name}
@@ -49,10 +50,8 @@ class Probe:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
-        try:
+        with in_one_line(file, "load"):
             self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pybind exceptions of ONNX Runtime share no base class
-            raise ArtifactError(f"{file}: ONNX Runtime can't load it: {error}") from error
 
     def run(self, ids: IntArray, pieces: Sequence[IntArray]) -> dict[str, FloatArray]:
         """Return logits [S, V], keys and values [K, S, D] by place, and inner values [S, ...] by name.
@@ -72,7 +71,8 @@ class Probe:
             if self._spec.logits_to_keep:
                 feeds[LOGITS_TO_KEEP] = np.array(0, np.int64)
             feeds.update(zip((tensor.name for tensor in self._spec.past()), past, strict=True))
-            logits, *rest = self._session.run(outputs, feeds)
+            with in_one_line(self._file, "run"):
+                logits, *rest = self._session.run(outputs, feeds)
             past = rest[: len(past)]
             inner = [_by_token(value, len(piece)) for value in rest[len(past) :]]
             parts.append([logits[0], *inner])

@@ -106,3 +106,12 @@ def test_measures_nothing_where_the_model_does_not_know_the_text(source: Artifac
 def test_speed_is_that_of_the_served_model(source: Artifact, tmp_path: Path) -> None:
     speed = measure_speed(quantize(source, tmp_path / "int8", QuantizeConfig(precision="int8")))
     assert min(speed.prefill, speed.one, speed.many) > 0
+
+
+def test_what_auto_tries_takes_over_what_was_asked_for() -> None:
+    wanted = {"more_bits": ("mlp",), "head_bits": 4, "symmetric": False, "calibration": Path("text")}
+    tried = candidates(QuantizeConfig(precision="auto", **wanted))  # type: ignore[arg-type]
+    assert {one.precision for one in tried} == {"none", "int8", "int4"}
+    assert all(one.more_bits == ("mlp",) and one.head_bits == 4 for one in tried if one.precision == "int4")
+    assert not any(one.symmetric for one in tried if one.precision != "none")
+    assert {one.calibration for one in tried if one.rounding == "gptq"} == {Path("text")}

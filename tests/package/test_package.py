@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import PackageConfig
-from deploykit.errors import ArtifactError, OutputError
+from deploykit.errors import ArtifactError, ConfigError, OutputError
 from deploykit.package import package
 from deploykit.spec import DecoderSpec, LayerCache
 
@@ -160,3 +160,9 @@ def test_a_task_that_nothing_serves_is_refused(tmp_path: Path) -> None:
     odd = write_artifact(tmp_path / "odd", manifest=replace(MANIFEST, task="image-classification"))
     with pytest.raises(ArtifactError, match="task 'image-classification' can't be served"):
         package(odd, tmp_path / "out")
+
+
+@pytest.mark.parametrize("version", [0, 2**63])
+def test_a_version_that_triton_could_not_read_is_refused(version: int) -> None:
+    with pytest.raises(ConfigError, match=rf"version must .*, got {version}"):
+        PackageConfig(version=version)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from altering import altered, replace_weight, without
+from altering import altered, failing, replace_weight, without
 
 from deploykit import graph
 from deploykit.artifact import Artifact
@@ -151,6 +151,12 @@ def test_hessians_gathered_in_groups_are_those_gathered_at_once(
 
 
 @pytest.mark.parametrize("options", [{"sensitive": 5}, {"rounding": "gptq"}])
+def test_a_graph_that_fails_on_the_text_is_one_line(options: dict[str, Any], untied: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"model\.onnx: ONNX Runtime can't run it: [^\n]*$"):
+        made(failing(untied, tmp_path / "source"), tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("options", [{"sensitive": 5}, {"rounding": "gptq"}])
 def test_a_model_that_gives_nan_is_not_calibrated_on(options: dict[str, Any], tied: Artifact, tmp_path: Path) -> None:
     def damage(array: Any) -> Any:
         broken = array.copy()
@@ -177,3 +183,23 @@ def test_a_model_that_gives_nan_is_not_calibrated_on(options: dict[str, Any], ti
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         QuantizeConfig(precision="int4", **options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "option", "value"),
+    [
+        ("dynamic-int8", "rounding", "gptq"),
+        ("fp16", "block_size", 128),
+        ("fp16", "symmetric", False),
+        ("int8", "more_bits", ("mlp",)),
+        ("int8", "sensitive", 10.0),
+        ("int8", "head_bits", 4),
+        ("int4", "max_quality_loss", 0.1),
+        ("auto", "rounding", "hqq"),
+        ("auto", "sensitive", 5.0),
+        ("int4", "calibration", Path("text")),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(precision: Any, option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{option} .*; leave it out, or "):
+        QuantizeConfig(precision=precision, **{option: value})
