@@ -1,5 +1,6 @@
 """Text and its tokens, for the stages that run a model on something: prose to fall back on, and the tokenizer."""
 
+import stat
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Final
@@ -23,6 +24,7 @@ def read_start(file: Path | None, characters: int, *, option: str) -> tuple[str,
     if file is None:
         return PROSE, _prose()[:characters]
     try:
+        _check_regular(file)
         with file.open(encoding="utf-8") as stream:
             return file.name, stream.read(characters)
     except (OSError, UnicodeDecodeError) as error:
@@ -38,6 +40,7 @@ def read_end(file: Path | None, characters: int, *, option: str) -> tuple[str, s
     if file is None:
         return PROSE, _prose()[-characters:]
     try:
+        _check_regular(file)
         with file.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - characters))
@@ -77,5 +80,12 @@ def _prose() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
+def _check_regular(file: Path) -> None:
+    """Pass a regular file: a pipe would be waited for, and could be read once only."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError("not a regular file")
+
+
 def _unreadable(file: Path, error: Exception, option: str) -> ConfigError:
-    return ConfigError(f"text {file}: can't be read as UTF-8: {error}; give another {option}")
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError(f"text {file}: can't be read as UTF-8: {reason}; give another {option}")

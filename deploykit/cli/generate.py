@@ -19,7 +19,7 @@ from deploykit.cli import console, options
 @options.as_json
 def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_json: bool, **sampling: Any) -> None:
     """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process."""
-    from deploykit.engine import Engine, SamplingParams
+    from deploykit.engine import Engine, EngineError, SamplingParams
 
     text = sys.stdin.read() if prompt == "-" else prompt
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
@@ -35,4 +35,6 @@ def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_js
             for event in engine.stream(text, params):
                 click.echo(event.text, nl=False)
                 sys.stdout.flush()
+                if event.error:
+                    raise EngineError(event.error)
             click.echo()

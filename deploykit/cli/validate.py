@@ -64,7 +64,7 @@ def validate(
     """Compare an artifact's models with PyTorch and with each other; fail past a limit."""
     config = ValidateConfig(**judging)
     reading = ConvertConfig(trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    _check_together(reference, output, precision, python, bisect=bisect, against=against)
+    _check_together(reference, output, precision, python, config.report, bisect=bisect, against=against)
     if bisect:
         comparing.print_bisection(artifact, str(reference), config, reading, precision, json_wanted=as_json)
         return
@@ -97,6 +97,7 @@ def _check_together(
     output: Path | None,
     precision: str | None,
     python: Path | None,
+    report: Path | None,
     *,
     bisect: bool,
     against: str | None,
@@ -106,8 +107,13 @@ def _check_together(
         raise ConfigError("--bisect and --against are two questions; ask one at a time")
     if bisect and reference is None:
         raise ConfigError("--bisect compares with PyTorch's hidden states; add --reference CHECKPOINT")
-    if (bisect or against) and output is not None:
-        raise ConfigError(f"--{'bisect' if bisect else 'against'} only looks and writes nothing; leave out -o")
+    if against and reference is not None:
+        raise ConfigError("--against compares with ONNX Runtime here, not with PyTorch; leave out --reference")
+    for option, value in (("-o", output), ("--report", report)):
+        if (bisect or against) and value is not None:
+            raise ConfigError(
+                f"--{'bisect' if bisect else 'against'} only looks and writes nothing; leave out {option}"
+            )
     if precision is not None and not (bisect or against):
         raise ConfigError("--precision goes with --bisect or --against; without them every precision is measured")
     if python is not None and against in (None, "triton"):

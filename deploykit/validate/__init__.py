@@ -66,9 +66,8 @@ def validate(
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
-    if config.report is not None and not config.report.absolute().parent.is_dir():
-        # Said before the work, not after it.
-        raise OutputError(f"{config.report}: can't be written: there is no such folder; choose another --report")
+    if config.report is not None:
+        _check_page(config.report, config)
     with nullcontext() if out is None else draft(out, overwrite=overwrite) as sheet:
         report = Report.of(artifact, config)
         try:
@@ -88,6 +87,25 @@ def validate(
         sheet.write_json(REPORT, report.to_json())
         _write_page(sheet.file(REPORT_PAGE), report.to_json())
         return sheet.commit(manifest)
+
+
+def _check_page(file: Path, config: ValidateConfig) -> None:
+    """Say before the work, not after it, that the page can't be written.
+
+    Raises:
+        OutputError: there is no folder for it, what is there is no file, or it is one of the texts.
+    """
+    problem = None
+    if not file.absolute().parent.is_dir():
+        problem = "there is no such folder"
+    elif os.path.lexists(file) and not file.is_file():
+        problem = "it is no regular file"
+    elif not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        problem = "permission denied"
+    elif file.exists() and any(text.exists() and file.samefile(text) for text in config.text_files().values()):
+        problem = "it is the text to measure on"
+    if problem:
+        raise OutputError(f"{file}: can't be written: {problem}; choose another --report")
 
 
 def _write_page(file: Path, report: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
 from deploykit.errors import ConfigError, ParityError
+from deploykit.external import check_external_data
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, DecoderSpec, Precision
 from deploykit.validate.cases import Rows
@@ -85,7 +86,8 @@ def against(
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     wanted = precision or artifact.manifest.served
-    artifact.graph(wanted)
+    # The other runtime may follow a path that leads out of the folder.
+    check_external_data(artifact.graph(wanted))
     progress(f"run in {runtime}", 0, 0)
     if runtime == "triton":
         from deploykit.validate.written import against_triton

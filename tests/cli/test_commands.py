@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from altering import failing
 
 from deploykit.cli.main import commands
+from deploykit.convert import convert
 
 VERBS = [
     "export",
@@ -110,3 +112,8 @@ def test_names_the_extra_to_install(missing: str, arguments: list[str], extra: s
     message = one_line_error(done, 7)
     assert missing in message
     assert f"'deploykit[{extra}]'" in message
+
+
+def test_a_model_that_fails_on_the_prompt_is_an_error(tiny_llama: Path, tmp_path: Path) -> None:
+    broken = failing(convert(tiny_llama, tmp_path / "whole"), tmp_path / "broken")
+    assert "the model failed on it" in one_line_error(run("generate", broken.path, "hi"), 1)

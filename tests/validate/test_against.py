@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from altering import altered, append, constant, without
+from altering import altered, append, constant, rewritten, without
 from click.testing import CliRunner
 
 from deploykit.artifact import Artifact
@@ -92,6 +92,21 @@ def test_a_python_without_the_runtime(fused: Artifact, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     with pytest.raises(ConfigError, match=r"lacks it \(ModuleNotFoundError: .*\); .*pip install 'onnxruntime' numpy"):
         against(fused, "onnxruntime", python=tmp_path / "bare" / "bin" / "python")
+
+
+def test_a_file_that_is_no_python(fused: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no program")
+    with pytest.raises(ConfigError, match=r"--python .*text: can't be run: Permission denied; give a Python's path"):
+        against(fused, "genai", python=tmp_path / "text")
+    # Runs, and ends well without an answer.
+    with pytest.raises(ParityError, match="genai: fails in case 'starting'"):
+        against(fused, "genai", python=Path("/bin/true"))
+
+
+def test_no_runtime_is_led_out_of_the_folder(fused: Artifact, tmp_path: Path) -> None:
+    outside = rewritten(fused, tmp_path / "outside", b"model.onnx_data", b"../outside_data")
+    with pytest.raises(ArtifactError, match=r"model\.onnx keeps weights in '\.\./outside_data'"):
+        against(outside, "onnxruntime")
 
 
 def test_a_python_that_isnt_there(fused: Artifact) -> None:
@@ -223,6 +238,8 @@ def test_neighbours_that_change_tokens_are_not_compared(int8: Artifact, tmp_path
         (["--bisect", "--against", "genai", "--reference", "x"], "ask one at a time"),
         (["--against", "genai", "-o", "out"], "--against only looks and writes nothing; leave out -o"),
         (["--precision", "int8"], "--precision goes with --bisect or --against"),
+        (["--against", "genai", "--reference", "x"], "not with PyTorch; leave out --reference"),
+        (["--against", "genai", "--report", "x"], "writes nothing; leave out --report"),
         (["--against", "triton", "--python", "python"], "--python goes with --against genai, optimum or onnxruntime"),
     ],
 )

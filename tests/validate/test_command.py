@@ -1,12 +1,13 @@
 """`deploykit validate`: texts by label, the report's place, and what a failing gate shows."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from altering import altered, append, constant
+from altering import altered, append, constant, failing
 from click.testing import CliRunner, Result
 
 from deploykit.artifact import Artifact
@@ -53,6 +54,32 @@ def test_a_failing_gate_is_red_names_the_page_and_leaves_no_artifact(int8: Artif
     assert f"report: {tmp_path / 'why.html'}" in done.stderr
     assert "<strong>Failed</strong>" in (tmp_path / "why.html").read_text()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ("missing/page.html", "there is no such folder"),
+        ("pipe", "it is no regular file"),
+        ("text.txt", "it is the text to measure on"),
+    ],
+)
+def test_a_page_that_cant_be_written_is_refused_before_the_work(
+    page: str, problem: str, int8: Artifact, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text.txt").write_text("Kept as it is. " * 40)
+    done = run(int8.path, "--text", tmp_path / "text.txt", "--report", tmp_path / page)
+    assert done.exit_code == 6
+    assert done.stderr == f"error: {tmp_path / page}: can't be written: {problem}; choose another --report\n"
+    assert (tmp_path / "text.txt").read_text().startswith("Kept")
+
+
+def test_a_graph_that_fails_as_late_as_it_runs_is_one_line(int8: Artifact, tmp_path: Path) -> None:
+    done = run(failing(int8, tmp_path / "source").path)
+    assert done.exit_code == 5, done.output
+    assert "model.onnx: ONNX Runtime can't run it: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_terminal_names_the_page_in_the_artifact(int8: Artifact, tmp_path: Path) -> None:

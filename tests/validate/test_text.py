@@ -1,6 +1,7 @@
 """Where the token ids come from."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from altering import without
 from deploykit.artifact import Artifact, draft
 from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError
+from deploykit.text import read_end
 from deploykit.validate.text import DEFAULT, make_rows, read_text
 
 
@@ -78,6 +80,14 @@ def test_a_text_that_cant_be_used(content: bytes | None, said: str, fused: Artif
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         read_text(fused, ValidateConfig(text=file))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(fused: Artifact, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"text .*pipe: .*not a regular file; give another --text"):
+        read_text(fused, ValidateConfig(text=tmp_path / "pipe"))
+    with pytest.raises(ConfigError, match=r"text .*pipe: .*not a regular file; give another --calibration"):
+        read_end(tmp_path / "pipe", 10, option="--calibration")
 
 
 def test_a_tokenizer_that_is_none(fused: Artifact, tmp_path: Path) -> None:

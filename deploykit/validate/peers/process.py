@@ -96,13 +96,17 @@ def generate(
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.npz")
         asked.write_text(json.dumps(request), encoding="utf-8")
         # -I: no PYTHONPATH of ours reaches an environment that isn't ours.
-        done = subprocess.run(  # noqa: S603 - the user's own interpreter
-            [command, "-I", str(DRIVER), runtime, str(asked), str(answered)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
+        try:
+            done = subprocess.run(  # noqa: S603 - the user's own interpreter
+                [command, "-I", str(DRIVER), runtime, str(asked), str(answered)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except OSError as error:
+            raise ConfigError(f"--python {command}: can't be run: {error.strerror}; give a Python's path") from error
+        if done.returncode or not answered.is_file():
             raise _failure(runtime, command, done)
         with np.load(answered) as arrays:
             found = {
