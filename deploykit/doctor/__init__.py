@@ -8,9 +8,9 @@ from typing import Any
 from deploykit.config import EngineConfig
 from deploykit.doctor.finding import LEVELS, Finding, Level, worst
 from deploykit.doctor.fit import check_fit
-from deploykit.doctor.graph import check_graph
+from deploykit.doctor.graph import check_exact, check_graph
 from deploykit.doctor.image import check_image
-from deploykit.doctor.machine import check_machine, has_dot_product
+from deploykit.doctor.machine import check_machine, has_dot_product, overflows_int8
 from deploykit.doctor.memory import Estimate, Load, estimate
 from deploykit.doctor.process import process_bytes
 from deploykit.doctor.repository import TextContract, check_model, rows_of
@@ -156,6 +156,7 @@ def _graph(
         return
     for finding in check_graph(outline, target):
         yield _beside(finding, subject, target)
+    yield from check_exact(outline, target, overflows=overflows_int8())
     spec = artifact.contract(precision)
     if target.device == "cpu":
         rows = next((rows for model in subject.models if (rows := rows_of(model))), config.max_rows)
@@ -167,4 +168,5 @@ def _graph(
         )
         process, how = process_bytes(artifact.tokenizer)
         guess.append(estimate(outline, spec, load, process=process, dot_product=has_dot_product()))
-        yield check_fit(guess[0], load, f"process {how}")
+        kind = "" if spec.cache == "shared" else "; proven for shared caches, and this graph concatenates its own"
+        yield check_fit(guess[0], load, f"process {how}{kind}")

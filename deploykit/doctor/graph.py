@@ -14,6 +14,8 @@ from deploykit.outline import Outline
 
 PROTOBUF_LIMIT: Final = 2**31 - 1
 """Most bytes a protobuf message may have; ONNX Runtime refuses larger files."""
+_EXACT: Final = version("1.32")
+"""The first ONNX Runtime found to heed `session.x64quantprecision`: 1.28 and older don't, those between weren't run."""
 _KNOWN_DOMAINS: Final = frozenset({"", CONTRIB, "ai.onnx.ml", "com.microsoft.nchwc"})
 
 
@@ -100,6 +102,25 @@ def _on_cuda(outline: Outline, target: Target) -> Iterator[Finding]:
         )
     if not refused and not left:
         yield ok("CUDA kernels", f"none of the {len(outline.nodes)} nodes is known to lack one")
+
+
+def check_exact(outline: Outline, target: Target, *, overflows: bool) -> Iterator[Finding]:
+    """Yield a warning where int8 products come out wrong now and then.
+
+    Args:
+        outline: the graph.
+        target: where it is to run.
+        overflows: whether the processor adds products of uint8 and int8 in 16 bits.
+    """
+    products = sum(node.op_type == "MatMulInteger" for node in outline.nodes)
+    if products and overflows and target.device == "cpu" and target.version < _EXACT:
+        yield Finding(
+            level="warning",
+            what="int8 products",
+            found=f"{products} MatMulInteger nodes on a processor without VNNI, whose fast kernel overflows now and "
+            f"then (twice the error or more); ONNX Runtime {target.runtime.version} takes no exact one",
+            remedy="serve int8, which has other kernels, or use ONNX Runtime 1.32 or a processor with VNNI",
+        )
 
 
 def _float_type(outline: Outline) -> str:

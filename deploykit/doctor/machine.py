@@ -50,6 +50,12 @@ def has_dot_product(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(_DOT & _flags(_lines(cpuinfo)))
 
 
+def overflows_int8(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> bool:
+    """Return whether the processor is known to add products of uint8 and int8 in 16 bits: x86 without VNNI."""
+    flags = _flags(_lines(cpuinfo))
+    return machine in {"x86_64", "AMD64"} and bool(flags) and not _DOT & flags
+
+
 def _lines(cpuinfo: Path) -> list[tuple[str, str]]:
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from doctoring import CONTRACT
 
-from deploykit.artifact import Artifact
+from deploykit.artifact import Artifact, draft
 from deploykit.cli.main import commands
 from deploykit.doctor import Report, doctor
 from deploykit.errors import ArtifactError, ConfigError
@@ -75,3 +77,14 @@ def test_the_command_ends_with_its_own_status_where_it_found_an_error(repository
     assert bad.exit_code == 12
     assert json.loads(bad.output)["level"] == "error"
     assert "--release" in run(commands, ["doctor", "--help"]).output
+
+
+@pytest.mark.parametrize(("cache", "said"), [("shared", False), ("concatenated", True)])
+def test_an_estimate_that_is_not_proven_says_so(artifact: Artifact, tmp_path: Path, cache: Any, said: bool) -> None:
+    manifest = artifact.manifest
+    with draft(tmp_path / "copy") as sheet:
+        sheet.carry(artifact)
+        copy = sheet.commit(replace(manifest, decoder=replace(manifest.decoder, cache=cache)))
+    report = doctor(copy.path, CONTRACT)
+    (found,) = [f.found for section in report.sections for f in section.findings if f.what == "memory needed"]
+    assert ("proven for shared caches, and this graph concatenates its own" in found) == said

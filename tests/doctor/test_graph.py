@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.artifact import Artifact
 from deploykit.doctor.finding import Finding, worst
-from deploykit.doctor.graph import check_graph, check_weights
+from deploykit.doctor.graph import check_exact, check_graph, check_weights
 from deploykit.doctor.target import Device, Target, find_target
 from deploykit.outline import Node, Outline, Tensor, Value, read_outline
 
@@ -133,3 +133,19 @@ def test_a_tensor_that_claims_more_than_its_shape(copy: Path) -> None:
 def test_a_file_past_the_limit_of_protobuf(copy: Path) -> None:
     (found,) = check_weights(replace(read_outline(copy), size=1 << 31))
     assert "past protobuf's 2,147,483,647" in found.found
+
+
+@pytest.mark.parametrize(
+    ("release", "device", "overflows", "warned"),
+    [("26.07", "cpu", True, True), ("26.07", "cpu", False, False), ("26.07", "cuda", True, False)],
+)
+def test_warns_of_dynamic_int8_where_its_fast_kernel_overflows(
+    copy: Path, release: str, device: Device, overflows: bool, warned: bool
+) -> None:
+    outline, target = read_outline(copy), on(release, device)
+    dynamic = replace(outline, nodes=(Node(op_type="MatMulInteger"),))
+    found = list(check_exact(dynamic, target, overflows=overflows))
+    assert [finding.level for finding in found] == ["warning"] * warned
+    newer = replace(target, runtime=replace(target.runtime, version="1.32.0"))
+    assert not list(check_exact(dynamic, newer, overflows=overflows))
+    assert not list(check_exact(outline, target, overflows=overflows))

@@ -6,7 +6,7 @@ import pytest
 
 from deploykit.doctor import cgroup
 from deploykit.doctor.finding import worst
-from deploykit.doctor.machine import check_machine, gpu, has_dot_product, instructions, memory_figures
+from deploykit.doctor.machine import check_machine, gpu, has_dot_product, instructions, memory_figures, overflows_int8
 
 
 def test_this_machine_has_cores_and_memory(tmp_path: Path) -> None:
@@ -38,6 +38,8 @@ def test_instruction_sets(tmp_path: Path, text: str, machine: str, level: str, s
     found = instructions(file, machine)
     assert (found.level, said in found.found) == (level, True), found
     assert has_dot_product(file) == dot
+    # An unknown processor is not accused.
+    assert overflows_int8(file, machine) == (not dot and bool(text))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_every_operator_of_the_installed_onnx_runtime_is_in_the_table() -> None:
 def test_our_graphs_need_the_versions_that_were_found_to_run_them(
     artifact: Artifact, precision: str, oldest: str
 ) -> None:
-    # Found by opening these graphs with the wheels 1.19 to 1.32: fp32 from 1.22 on, int8 and int4 from 1.23 on.
+    # Found by running these graphs under 1.19.2 to 1.24.4, 1.27 and 1.32: fp32 from 1.22, int8 and int4 from 1.23 on.
     nodes = read_outline(artifact.graph(precision)).nodes  # type: ignore[arg-type]
     needs = [needed_version(node)[0] for node in nodes if node.domain == "com.microsoft"]
     assert max(needs, key=version) == oldest
