@@ -52,7 +52,10 @@ def small(model_type: str, **own: Any) -> dict[str, Any]:
     except Exception:  # some have no default configuration
         return {**chosen, **own}
     for name in list(chosen):
-        value = getattr(default, name, None)
+        try:
+            value = getattr(default, name, None)
+        except Exception:  # it differs by layer
+            value = None
         # Lists by layer, switches of the same name, and what the family leaves out.
         left_out = isinstance(value, list | tuple | dict) or (value is None and name in _OPTIONAL)
         if left_out or isinstance(value, bool) is not isinstance(chosen[name], bool):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from deploykit.config import ConvertConfig
 from deploykit.convert.sizes import check_raw, check_sizes
+from deploykit.convert.text_part import text_config, text_tensors
 from deploykit.convert.weights import PICKLE, Weights, check_types, open_weights, read_json
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 
@@ -35,9 +36,11 @@ class Checkpoint:
 
     folder: Path
     raw_config: dict[str, Any]
-    """config.json as it is written."""
+    """config.json as it is written; that of the language part, of a model for more than text."""
     config: Any
     """The same as a transformers configuration, its defaults filled in."""
+    whole: Any
+    """The configuration of all parts: the same as `config`, but of a model for more than text."""
     weights: Weights
 
     @property
@@ -82,8 +85,8 @@ def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
     folder = find_folder(source, options)
     raw = read_json(folder / "config.json")
     check_raw(folder / "config.json", raw)
-    config = _read_config(folder, raw, trust_remote_code=options.trust_remote_code)
-    _check_kind(folder, raw, config)
+    whole = _read_config(folder, raw, trust_remote_code=options.trust_remote_code)
+    config = _check_kind(folder, raw, whole)
     check_sizes(folder / "config.json", config)
     weights = open_weights(folder, allow_pickle=options.allow_pickle)
     check_types(weights)
@@ -93,7 +96,12 @@ def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
             f"{folder}: config.json says {layers} layers, but the weights hold only {len(weights.tensors)} tensors"
         )
     _check_tokenizer(folder, config)
-    return Checkpoint(folder=folder, raw_config=raw, config=config, weights=_with_embedding(weights, config))
+    if config is not whole:
+        weights = Weights(source=weights.source, tensors=text_tensors(weights.tensors))
+        raw = {**config.to_diff_dict(), "architectures": [_causal_classes()[config.model_type]]}
+    return Checkpoint(
+        folder=folder, raw_config=raw, config=config, whole=whole, weights=_with_embedding(weights, config)
+    )
 
 
 def find_folder(source: str | Path, options: ConvertConfig) -> Path:
@@ -179,8 +187,8 @@ def _causal_classes() -> dict[str, str]:
     return dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
-    """Check that this is a causal language model in plain floating point."""
+def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> Any:
+    """Check that this is a causal language model in plain floating point, and return the configuration of its text."""
     named = raw.get("architectures") or []
     causal = _causal_classes()
     own_code = "auto_map" in raw
@@ -193,10 +201,11 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
             f"{folder}: {(named or [config.model_type])[0]} is no causal language model; "
             "only those (…ForCausalLM, GPT2LMHeadModel and the like) can be converted so far"
         )
-    if not isinstance(getattr(config, "vocab_size", None), int):
+    text = text_config(config)
+    if not isinstance(getattr(text, "vocab_size", None), int) or (text is not config and text.model_type not in causal):
         raise UnsupportedModelError(
             f"{folder}: {config.model_type} has no vocabulary of its own in config.json, as models for more than text "
-            "have none; only causal language models of text can be converted so far"
+            "have none, and no language model in it that is known; only causal language models can be converted so far"
         )
     for name in ("quantization_config", "compression_config"):
         if plan := raw.get(name) or (raw.get("text_config") or {}).get(name):
@@ -206,6 +215,7 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> None:
                 "it was made from, or save it dequantized (transformers: model.dequantize()); `deploykit quantize` "
                 "does the rest"
             )
+    return text
 
 
 def _with_embedding(weights: Weights, config: Any) -> Weights:

@@ -91,7 +91,7 @@ def _hollow(checkpoint: Checkpoint) -> Any:
     """Return the model without memory for its weights, or None where it can't even be made so."""
     try:
         with quiet(), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(checkpoint.config)
+            return AutoModelForCausalLM.from_config(checkpoint.whole)
     except Exception:  # whatever a model's constructor may raise: loading it raises the same, and is explained
         return None
 

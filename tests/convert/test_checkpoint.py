@@ -16,10 +16,12 @@ from checkpoints import make_checkpoint
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
+from transformers import Gemma3nTextConfig, Gemma4TextConfig
 
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.checkpoint import open_checkpoint
+from deploykit.convert.sizes import check_raw, check_sizes
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 from deploykit.validate.decoder import Decoder
 
@@ -227,8 +229,8 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, r"no causal language model"),
     "encoder": ({"model_type": "vit", "architectures": ["ViTModel"]}, r"ViTModel is no causal language model"),
     "multimodal": (
-        {"model_type": "gemma3", "architectures": None, "vocab_size": None},
-        r"gemma3 has no vocabulary of its own",
+        {"model_type": "mllama", "architectures": None, "vocab_size": None},
+        r"mllama has no vocabulary of its own",
     ),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, r"quantized already \(gptq\)"),
 }
@@ -318,3 +320,16 @@ def test_says_when_the_hub_can_not_give_it(tmp_path: Path, hub: Path, name: str,
 def test_asks_the_hub_for_no_path(tmp_path: Path, name: str | Path) -> None:
     with pytest.raises(CheckpointError, match=r": no such folder$"):
         convert(name, tmp_path / "out")
+
+
+def test_sizes_that_differ_by_layer_are_no_sizes_of_the_model() -> None:
+    config = Gemma4TextConfig()
+    with pytest.raises(Exception, match="per-layer"):
+        _ = config.head_dim
+    check_sizes(Path("config.json"), config)
+
+
+def test_the_vocabulary_of_a_layer_is_no_count_of_layers() -> None:
+    raw = Gemma3nTextConfig().to_dict()
+    assert raw["vocab_size_per_layer_input"] == 262144
+    check_raw(Path("config.json"), raw)
