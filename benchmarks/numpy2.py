@@ -3,7 +3,7 @@
     python benchmarks/numpy2.py
 
 The embedded Triton brings numpy 1.26, so the test suite runs on that, and NVIDIA's images install numpy<2 for the
-Python backend (build.py, 24.10 to 26.08). Who runs the engine elsewhere, or installs newer packages beside it, has numpy 2.
+Python backend (build.py, 24.10 to 26.08). Who runs the engine elsewhere has numpy 2.
 """
 
 import json

@@ -37,6 +37,11 @@ class FileEntry:
     sha256: str
     size: int
 
+    def __post_init__(self) -> None:
+        for name, kind in (("sha256", str), ("size", int)):
+            if type(getattr(self, name)) is not kind:
+                raise TypeError(f"a file's {name} is {getattr(self, name)!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
@@ -47,6 +52,13 @@ class StageRecord:
     versions: Mapping[str, str]
     result: Mapping[str, Any] = field(default_factory=dict)
     """Figures worth keeping: seconds, node counts, passes, sizes."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stage, str):
+            raise TypeError(f"a stage's name is {self.stage!r}")
+        for name in ("options", "versions", "result"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{self.stage}: its {name} are {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +247,7 @@ class Draft:
 
         Raises:
             OutputError: the target appeared meanwhile and may not be replaced.
+            ArtifactError: the manifest's figures aren't such as `validate` writes.
         """
         self._update_card(manifest)
         names = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
@@ -251,7 +264,11 @@ class Draft:
         text = file.read_bytes().decode(errors="surrogateescape") if file.is_file() else ""
         if has_changes(text):
             # A new file: the old one may be a hard link to another artifact's.
-            self.file(CARD).write_bytes(with_changes(text, manifest).encode(errors="surrogateescape"))
+            try:
+                changed = with_changes(text, manifest)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ArtifactError(f"{MANIFEST}: its figures can't be read: {error!r}; export again") from error
+            self.file(CARD).write_bytes(changed.encode(errors="surrogateescape"))
 
     def publish(self) -> None:
         """Move the files to their target as they are: for a folder that is whole without a manifest.
@@ -350,7 +367,7 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{file.parent}: not a deploykit artifact (no {file.name} in it)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: can't be read: {error}") from error
 
 

@@ -11,7 +11,7 @@ The names are those that optimum, onnxruntime-genai and transformers.js already 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from deploykit.errors import ArtifactError
 
@@ -56,6 +56,13 @@ int8 in 16 bits, which overflows and doubles dynamic-int8's error; "1" takes the
 CacheKind = Literal["shared", "concatenated"]
 """`shared`: past and present may be one buffer, longer than the past (GroupQueryAttention); rows of different lengths
 lie side by side, padded on the right. `concatenated`: present is past + new, a new tensor; padded on the left."""
+CacheType = Literal["float32", "float16"]
+Padding = Literal["both", "right"]
+
+_LARGEST = 2**31 - 1
+"""What ONNX Runtime's attention counts in."""
+_MOST_LAYERS = 10_000
+"""More than ten times the deepest model there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +95,9 @@ class DecoderSpec:
     """Longest T the graph can run, in tokens."""
     logits_to_keep: bool
     """Whether the graph has the scalar input `num_logits_to_keep` (0 = all rows, its default)."""
-    cache_dtype: Literal["float32", "float16"] = "float32"
+    cache_dtype: CacheType = "float32"
     """Type of keys and values; logits are float32 whatever it is."""
-    padding: Literal["both", "right"] = "both"
+    padding: Padding = "both"
     """Sides on which rows may be padded."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
@@ -147,12 +154,28 @@ class DecoderSpec:
             fields["layers"] = tuple(LayerCache(**layer) for layer in fields["layers"])
             fields["eos_token_ids"] = tuple(fields["eos_token_ids"])
             spec = cls(**fields)
-            empty = not spec.layers or spec.vocab_size < 1 or spec.max_context < 1
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"manifest.json: the tensor contract can't be read: {error}") from error
-        if empty:
-            raise ArtifactError("manifest.json: the tensor contract has no layers, vocabulary or context")
+        if wrong := next(spec._nonsense(), None):
+            raise ArtifactError(f"manifest.json: the tensor contract's {wrong}; export the checkpoint again")
         return spec
+
+    def _nonsense(self) -> Iterator[str]:
+        """Yield what no decoder can be, which a changed manifest may say."""
+        if not 1 <= len(self.layers) <= _MOST_LAYERS:
+            yield f"layers must be 1 to {_MOST_LAYERS}, not {len(self.layers)}"
+        for name, kinds in (("cache", CacheKind), ("cache_dtype", CacheType), ("padding", Padding)):
+            if getattr(self, name) not in get_args(kinds):
+                yield f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}"
+        if self.logits_to_keep not in (True, False):
+            yield f"logits_to_keep must be true or false, not {self.logits_to_keep!r}"
+        sizes = {"vocab_size": self.vocab_size, "max_context": self.max_context}
+        for name, size in (*sizes.items(), *(pair for layer in self.layers for pair in asdict(layer).items())):
+            if type(size) is not int or not 1 <= size <= _LARGEST:
+                yield f"{name} must be 1 to {_LARGEST}, not {size!r}"
+        for token in (self.bos_token_id, self.pad_token_id, *self.eos_token_ids):
+            if token is not None and (type(token) is not int or abs(token) > _LARGEST):
+                yield f"special tokens must be whole numbers of 32 bits, not {token!r}"
 
     def _cache(self, prefix: str, axis: str) -> Iterator[TensorSpec]:
         for number, layer in enumerate(self.layers):

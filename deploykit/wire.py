@@ -1,6 +1,7 @@
 """Protobuf's wire format: a message is a list of (field number, wire type, value)."""
 
 import mmap
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,11 @@ def whole_file(file: Path) -> memoryview:
 
     Raises:
         OSError: it can't be opened.
-        ValueError: it is empty, or larger than a message can be.
+        ValueError: it is no regular file, empty, or larger than a message can be.
     """
+    if not stat.S_ISREG(file.stat().st_mode):
+        # A pipe would be waited for.
+        raise ValueError("not a regular file")
     with file.open("rb") as stream:
         memory = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     if len(memory) > _LARGEST:

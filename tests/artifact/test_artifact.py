@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploykit.artifact import MANIFEST, Artifact, FileEntry, Manifest, draft
+from deploykit.artifact import MANIFEST, Artifact, FileEntry, Manifest, StageRecord, draft
+from deploykit.card import CARD, new_card
 from deploykit.errors import ArtifactError, OutputError
 from deploykit.spec import DecoderSpec, LayerCache
 
@@ -197,3 +198,54 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path: Path) -> Non
         process.stdout.close()
         assert len(set(Artifact.open(target).graph().read_bytes())) == 1
     assert os.path.lexists(target)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("decoder", "cache"), "magic", "cache must be one of shared, concatenated, not 'magic'"),
+        (("decoder", "cache_dtype"), "int3", "cache_dtype must be one of"),
+        (("decoder", "padding"), 7, "padding must be one of"),
+        (("decoder", "logits_to_keep"), "no", "logits_to_keep must be true or false"),
+        (("decoder", "layers"), [], "layers must be 1 to 10000, not 0"),
+        (("decoder", "layers"), [{"heads": 1, "key_dim": 1, "value_dim": 1}] * 10_001, "not 10001"),
+        (("decoder", "layers", 1, "heads"), "2", "heads must be 1 to 2147483647, not '2'"),
+        (("decoder", "layers", 0, "key_dim"), -8, "key_dim must be"),
+        (("decoder", "vocab_size"), 2**62, "vocab_size must be"),
+        (("decoder", "max_context"), 12.5, "max_context must be 1 to 2147483647, not 12.5"),
+        (("decoder", "max_context"), float("nan"), "max_context must be"),
+        (("decoder", "max_context"), True, "max_context must be"),
+        (("decoder", "eos_token_ids"), [2**70], "special tokens must be"),
+        (("decoder", "eos_token_ids"), "ab", "special tokens must be"),
+        (("files", "config.json", "size"), "big", "a file's size is 'big'"),
+        (("history",), [{"stage": [], "options": {}, "versions": {}}], "a stage's name is"),
+        (("history",), [{"stage": "convert", "options": "x", "versions": {}}], "convert: its options are 'x'"),
+    ],
+)
+def test_a_manifest_that_says_nonsense_is_one_line(
+    tmp_path: Path, path: tuple[str | int, ...], value: object, said: str
+) -> None:
+    write(tmp_path / "a")
+    file = tmp_path / "a" / MANIFEST
+    manifest = at = json.loads(file.read_text())
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=said):
+        Artifact.open(tmp_path / "a")
+
+
+def test_a_manifest_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="can't be read: maximum recursion depth"):
+        Artifact.open(tmp_path)
+
+
+def test_figures_that_nobody_wrote_are_one_line(tmp_path: Path) -> None:
+    history = (StageRecord(stage="validate", options={}, versions={}),)
+    with draft(tmp_path / "a") as new:
+        new.file(CARD).write_text(new_card(None, name="a", hub_id=None, licence=None))
+        with pytest.raises(ArtifactError, match="its figures can't be read"):
+            new.commit(replace(BLANK, history=history, parity={"int8": {"perplexity_loss": "x"}}))
+    assert leftovers(tmp_path) == []

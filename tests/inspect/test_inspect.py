@@ -1,6 +1,7 @@
 """What `deploykit inspect` says of artifacts, graphs and folders."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,9 @@ def test_the_text_is_made_of_the_same_data() -> None:
         "served",
     ):
         assert piece in text
+
+
+def test_a_pipe_among_graphs_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        inspect(tmp_path)
