@@ -30,6 +30,8 @@ class FlatDecoder(torch.nn.Module):
             module for module in model.modules() if {"past_key_values_length", "position_ids"} <= _parameters(module)
         ]
         """Position embeddings that would count padding, but can be told (BART and what shares its blocks)."""
+        # Looked at before the first run, since short rows turn it off for good.
+        self._sparse = any(getattr(module, "attention_type", None) == "block_sparse" for module in model.modules())
         self._own = _own_cache(model.config)
         self._kept = [number for number, layer in enumerate(self._own) if not isinstance(layer, DummyLayer)]
         """Layers that keep something: not those that have no attention, or share another layer's keys and values."""
@@ -79,6 +81,11 @@ class FlatDecoder(torch.nn.Module):
         Args:
             vocabulary: V; the ids tried are its last ones, among which there is no padding id.
         """
+        if self._sparse:
+            return (
+                "in long rows its tokens see blocks of the row, later ones among them (attention_type block_sparse); "
+                "set attention_type to original_full in config.json, if that is meant"
+            )
         ids = torch.arange(vocabulary - _ROW, vocabulary)[None].clamp(min=0)
         wanted = self.model(input_ids=ids, use_cache=False).logits
         padding = getattr(self.model.config, "pad_token_id", None)

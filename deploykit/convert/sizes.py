@@ -13,6 +13,11 @@ _MOST: Final = 100_000
 """Largest such count: a thousand times the deepest model there is."""
 _WIDEST: Final = 1 << 16
 """Largest head: a hundred times the widest there is. Rotary frequencies are computed for half as many."""
+_ROTARY: Final = (
+    *("rope_theta", "partial_rotary_factor", "factor", "attention_factor", "beta_fast", "beta_slow"),
+    *("low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings"),
+)
+"""Numbers of a rotary embedding, which its formulas use unseen."""
 _SIZES: Final = (
     "vocab_size",
     "hidden_size",
@@ -30,6 +35,7 @@ def check_raw(file: Path, raw: dict[str, Any]) -> None:
     Raises:
         CheckpointError: a count is past all models, or a number is none.
     """
+    _check_rotary(file, raw)
     for name, value in _numbers(raw, "", 0):
         if isinstance(value, float) and math.isnan(value):
             raise CheckpointError(f"{file}: {name} is NaN; correct it, or download the checkpoint again")
@@ -39,6 +45,16 @@ def check_raw(file: Path, raw: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{file}: {name} says {value}, more than any model has; download the checkpoint again"
             )
+
+
+def _check_rotary(file: Path, raw: dict[str, Any]) -> None:
+    scaling = [part for part in (raw.get("rope_parameters"), raw.get("rope_scaling")) if isinstance(part, dict)]
+    # Layers of several types have parameters of their own.
+    own = [part for whole in scaling for part in whole.values() if isinstance(part, dict)]
+    for part in (raw, *scaling, *own):
+        for name in _ROTARY:
+            if isinstance(value := part.get(name), str | list | dict):
+                raise CheckpointError(f"{file}: {name} is {value!r}, not a number; correct it")
 
 
 def _counts_parts(name: str) -> bool:

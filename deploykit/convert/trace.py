@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import onnx_ir as ir
 import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import IR_VERSION
 from deploykit.convert.checkpoint import Checkpoint, quiet
 from deploykit.convert.flat import FlatDecoder, kept_besides
+from deploykit.convert.frequencies import hold_frequencies
 from deploykit.convert.reference import load_model
 from deploykit.convert.rows import keep_last_rows
 from deploykit.convert.sidecars import special_ids
@@ -37,6 +39,7 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
     progress("tracing", 0, 3, "loading PyTorch's model")
     model = load_model(source, config)
     progress("tracing", 1, 3, "running it once")
+    longest = hold_frequencies(model)
     decoder = FlatDecoder(model)
     layers = _layers(source, decoder)
     _settle(source, decoder)
@@ -44,7 +47,7 @@ def trace(source: Checkpoint, config: ConvertConfig, *, progress: Progress) -> t
         cache="concatenated",
         layers=layers,
         vocab_size=source.config.vocab_size,
-        max_context=_max_context(source, decoder, config.max_context),
+        max_context=_max_context(source, decoder, config.max_context, longest),
         logits_to_keep=False,
         **special_ids(source),
     )
@@ -103,21 +106,34 @@ def _settle(source: Checkpoint, decoder: FlatDecoder) -> None:
         raise _unsupported(source, reason)
 
 
-def _max_context(source: Checkpoint, decoder: FlatDecoder, wanted: int | None) -> int:
+def _max_context(source: Checkpoint, decoder: FlatDecoder, wanted: int | None, longest: int | None) -> int:
     """Return the longest sequence, without the positions that come before a row's first token.
+
+    Args:
+        source: the checkpoint.
+        decoder: its model.
+        wanted: what was asked for, if anything was.
+        longest: for how many tokens the model's rotary frequencies hold; for all where None.
 
     Raises:
         ConfigError: `wanted` is longer than that, or no limit is known.
     """
     context = source.max_context(wanted)
-    if not decoder.first_position:
-        return context
-    limit = source.max_context(None) - decoder.first_position
-    if wanted is not None and wanted > limit:
+    if longest is not None and wanted is not None and wanted > longest:
         raise ConfigError(
-            f"max_context {wanted} exceeds the {limit} positions of this checkpoint; pass --max-context {limit} or less"
+            f"max_context {wanted} exceeds the {longest} tokens after which this checkpoint's rotary frequencies go by "
+            f"the length of the row, which a traced graph can't follow; pass --max-context {longest} or less"
         )
-    return min(context, limit)
+    limit = context if longest is None else min(context, longest)
+    if not decoder.first_position:
+        return limit
+    positions = source.max_context(None) - decoder.first_position
+    if wanted is not None and wanted > positions:
+        raise ConfigError(
+            f"max_context {wanted} exceeds the {positions} positions of this checkpoint; "
+            f"pass --max-context {positions} or less"
+        )
+    return min(limit, positions)
 
 
 def _export(source: Checkpoint, decoder: FlatDecoder, spec: DecoderSpec, *, opset: int) -> ir.Model:
@@ -196,5 +212,7 @@ def _reason(error: BaseException) -> str:
     """Return the failure that began it all, as one line."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return "its code goes another way for other values in its tensors, as by the length of the row"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:300]}" if lines else type(error).__name__

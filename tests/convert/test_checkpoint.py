@@ -333,3 +333,9 @@ def test_the_vocabulary_of_a_layer_is_no_count_of_layers() -> None:
     raw = Gemma3nTextConfig().to_dict()
     assert raw["vocab_size_per_layer_input"] == 262144
     check_raw(Path("config.json"), raw)
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+def test_a_rotary_base_in_quotes_is_named(place: str) -> None:
+    with pytest.raises(CheckpointError, match="rope_theta is '1e4', not a number"):
+        check_raw(Path("config.json"), {place: {"rope_theta": "1e4"}})

@@ -11,12 +11,15 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
+from small_models import small
+from transformers import AutoModelForCausalLM
 
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
+from deploykit.convert.frequencies import hold_frequencies
 from deploykit.convert.rows import keep_last_rows
 from deploykit.convert.spelling import Spelling, translations
-from deploykit.errors import CheckpointError, UnsupportedModelError
+from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 from deploykit.validate.decoder import Decoder
 
 SMALL: dict[str, Any] = {
@@ -170,6 +173,51 @@ def test_an_axis_of_1_may_be_cut_at_a_computed_place() -> None:
         x = torch.ones(rows, 1)
         found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         np.testing.assert_array_equal(found[0], Biased()(x))
+
+
+LENGTHENED: dict[str, dict[str, Any]] = {
+    "llama": {"rope_type": "dynamic", "factor": 2.0},
+    "phi3": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "factor": 8.0,
+    },
+}
+LIMITS = {"llama": {"max_position_embeddings": 32}, "phi3": {"original_max_position_embeddings": 16}}
+
+
+@pytest.mark.parametrize("model_type", LENGTHENED)
+def lengthened(folder: Path, model_type: str) -> Path:
+    parameters = {"rope_theta": 1e4, **LENGTHENED[model_type]}
+    return make_checkpoint(folder, model_type, rope_parameters=parameters, **LIMITS[model_type])
+
+
+@pytest.mark.parametrize("model_type", LENGTHENED)
+def test_frequencies_that_go_by_the_longest_row_are_held_at_the_first(tmp_path: Path, model_type: str) -> None:
+    checkpoint = lengthened(tmp_path / "checkpoint", model_type)
+    (limit,) = LIMITS[model_type].values()
+    positions = torch.arange(2 * limit)[None]
+    rotary = AutoModelForCausalLM.from_pretrained(checkpoint).model.rotary_emb
+    short = rotary(torch.zeros(1), positions[:, :limit])[0]
+    assert not torch.allclose(rotary(torch.zeros(1), positions)[0][:, :limit], short)
+    held = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert hold_frequencies(held) == limit
+    assert torch.equal(held.model.rotary_emb(torch.zeros(1), positions)[0][:, :limit], short)
+
+
+def test_a_context_past_the_held_frequencies_is_refused(tmp_path: Path) -> None:
+    checkpoint = lengthened(tmp_path / "checkpoint", "phi3")
+    with pytest.raises(ConfigError, match=r"max_context 100 exceeds the 16 tokens .*; pass --max-context 16 or less"):
+        convert(checkpoint, tmp_path / "out", ConvertConfig(method="traced", max_context=100))
+
+
+def test_attention_that_turns_sparse_in_long_rows_is_refused(tmp_path: Path) -> None:
+    sizes = {**small("big_bird"), "attention_type": "block_sparse"}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "big_bird", **sizes)
+    with pytest.raises(UnsupportedModelError, match=r"set attention_type to original_full in config\.json") as caught:
+        convert(checkpoint, tmp_path / "out")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_recurrent_state_is_refused(tmp_path: Path) -> None:
