@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -112,9 +113,29 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # PyTorch's threads wait without spinning: beside one other busy process, training is three times as fast.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ended from outside, a command cleans up as it does after Ctrl-C.
-    signal.signal(signal.SIGTERM, _terminate)
+    hear_signals()
     commands(prog_name="deploykit")
+
+
+def hear_signals() -> None:
+    """Clean up after SIGTERM as after Ctrl-C, and hear both even while Python runs a finalizer."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _hear_again
+
+
+def _hear_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that Python dropped, as it does with what is raised inside `__del__`.
+
+    `regex`, which transformers compiles patterns with, has thousands of finalizers: Ctrl-C went unheard there.
+    """
+    if lost.exc_type not in (KeyboardInterrupt, SystemExit):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGINT if lost.exc_type is KeyboardInterrupt else signal.SIGTERM
+    # Later, since this runs inside the finalizer still.
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

@@ -35,3 +35,31 @@ def test_a_stopped_export_leaves_nothing(tmp_path: Path, tiny_llama: Path, numbe
     assert process.returncode == status, said
     assert "Traceback" not in said
     assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "heard"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "SystemExit"), (None, "nothing")]
+)
+def test_a_signal_is_heard_inside_a_finalizer_too(number: int | None, heard: str) -> None:
+    script = f"""
+import os, signal, time
+from deploykit.cli.main import hear_signals
+signal.signal(signal.SIGINT, signal.default_int_handler)
+hear_signals()
+class Doomed:
+    def __del__(self):
+        if not {number and int(number)}:
+            raise ValueError("shown as ever")
+        os.kill(os.getpid(), {number and int(number)})
+        time.sleep(1)
+doomed = Doomed()
+del doomed
+try:
+    time.sleep(2)
+    print("nothing")
+except BaseException as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{heard}\n"
+    assert ("shown as ever" in done.stderr) == (number is None)
