@@ -5,6 +5,7 @@
     ├── CheckpointError            3   a checkpoint that is missing, damaged or unsafe to read
     │   └── UnsupportedModelError  3   a sound checkpoint of a kind deploykit can't convert
     ├── ParityError                4   an ONNX output left its tolerance
+    │   └── QualityError           4   a quantized model lost more quality on text than allowed
     ├── ArtifactError              5   an artifact that is missing, damaged or of another format
     ├── OutputError                6   an output that exists already or can't be written
     ├── MissingExtraError          7   a package that an extra would have installed
@@ -45,6 +46,10 @@ class ParityError(DeploykitError):
     """An ONNX output left its tolerance, or a quantized model lost more quality than allowed."""
 
     exit_code = 4
+
+
+class QualityError(ParityError):
+    """A quantized model lost more quality on text than allowed: no defect, so there is no place to look for one."""
 
 
 class ArtifactError(DeploykitError):

@@ -15,12 +15,13 @@ from deploykit.config import ConvertConfig, PackageConfig, Quantization, Quantiz
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
 from deploykit.engine.speed import measure_speed
-from deploykit.errors import ConfigError, DeploykitError, OutputError, ParityError
+from deploykit.errors import ConfigError, DeploykitError, OutputError, ParityError, QualityError
 from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
 from deploykit.quantize import quantize as run_quantize
-from deploykit.validate import measure_quality
+from deploykit.text import read_end, read_start
+from deploykit.validate import check_page, measure_quality
 from deploykit.validate import validate as run_validate
 
 STAGES: Final[tuple[Until, ...]] = get_args(Until)
@@ -73,12 +74,15 @@ def export(
         reference = partial(torch_reference, checkpoint, reading)
         try:
             return run_validate(source, out, reference, validating, progress=progress, **how)
+        except QualityError:
+            raise
         except ParityError as error:
             # What failed is not kept, so it must be made again to be looked into.
             how_to = f"deploykit validate {target} --reference {checkpoint} --bisect"
             error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)
             raise
 
+    _check_files(until, precision, validating)
     with _workshop(target) as workshop:
         quantizing = (
             partial(_quantize_best, judging=validating, folder=workshop)
@@ -103,6 +107,21 @@ def export(
             )
             shutil.rmtree(workshop / str(number - 1))
     return artifact
+
+
+def _check_files(until: Until, quantizing: QuantizeConfig, validating: ValidateConfig) -> None:
+    """Say before the checkpoint is converted, not after it, that a text can't be read or the page not be written.
+
+    Raises:
+        ConfigError: a text can't be read.
+        OutputError: the page can't be written.
+    """
+    if STAGES.index(until) >= STAGES.index("quantized") and quantizing.calibration:
+        read_end(quantizing.calibration, 1, option="--calibration")
+    if STAGES.index(until) >= STAGES.index("validated"):
+        for file in validating.text_files().values():
+            read_start(file, 1, option="--text")
+        check_page(validating.report)
 
 
 def _quantize_best(

@@ -8,7 +8,7 @@ import click
 
 from deploykit.cli import comparing, console, options
 from deploykit.config import ConvertConfig, ValidateConfig
-from deploykit.errors import ConfigError, ParityError
+from deploykit.errors import ConfigError, ParityError, QualityError
 
 
 @click.command()
@@ -86,7 +86,7 @@ def validate(
         try:
             result = run(source, output, truth, config, overwrite=overwrite, progress=progress)
         except ParityError as error:
-            if reference is not None:
+            if reference is not None and not isinstance(error, QualityError):
                 error.args = (f"{error}; rerun with --bisect to see in which layer it begins",)
             raise
     console.print_artifact(result, json_wanted=as_json)

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deploykit.artifact import Artifact, Manifest, StageRecord, draft
 from deploykit.config import ValidateConfig
@@ -20,6 +20,8 @@ from deploykit.validate.parity import OpenReference, Reference
 from deploykit.validate.report import Report
 from deploykit.validate.served import measure_quality
 
+_BEGINNING: Final = b"<!doctype html>"
+
 __all__ = [
     "Bisection",
     "Compared",
@@ -28,6 +30,7 @@ __all__ = [
     "Reference",
     "against",
     "bisect",
+    "check_page",
     "measure_quality",
     "render",
     "validate",
@@ -66,8 +69,7 @@ def validate(
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
-    if config.report is not None:
-        _check_page(config.report, config)
+    check_page(config.report)
     with nullcontext() if out is None else draft(out, overwrite=overwrite) as sheet:
         report = Report.of(artifact, config)
         try:
@@ -89,12 +91,14 @@ def validate(
         return sheet.commit(manifest)
 
 
-def _check_page(file: Path, config: ValidateConfig) -> None:
+def check_page(file: Path | None) -> None:
     """Say before the work, not after it, that the page can't be written.
 
     Raises:
-        OutputError: there is no folder for it, what is there is no file, or it is one of the texts.
+        OutputError: there is no folder for it, or what is there is no page.
     """
+    if file is None:
+        return
     problem = None
     if not file.absolute().parent.is_dir():
         problem = "there is no such folder"
@@ -102,10 +106,15 @@ def _check_page(file: Path, config: ValidateConfig) -> None:
         problem = "it is no regular file"
     elif not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
         problem = "permission denied"
-    elif file.exists() and any(text.exists() and file.samefile(text) for text in config.text_files().values()):
-        problem = "it is the text to measure on"
+    elif file.exists() and not _begins_as_page(file):
+        problem = "it is there already, and no page"
     if problem:
         raise OutputError(f"{file}: can't be written: {problem}; choose another --report")
+
+
+def _begins_as_page(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_BEGINNING)).lower() in (b"", _BEGINNING)
 
 
 def _write_page(file: Path, report: dict[str, Any]) -> None:

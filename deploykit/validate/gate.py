@@ -6,7 +6,7 @@ from typing import Final
 
 from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
-from deploykit.errors import ParityError
+from deploykit.errors import ParityError, QualityError
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, Precision
 from deploykit.validate.cases import Rows
@@ -112,7 +112,7 @@ def _judge(artifact: Artifact, config: ValidateConfig, text: Text, measured: Mea
         )
     failures = [verdict.failure for verdict in report.verdicts.values() if verdict.failure]
     if failures:
-        raise ParityError(failures[0])
+        raise QualityError(failures[0])
 
 
 _MORE_BITS: Final = "use --quantize int8"

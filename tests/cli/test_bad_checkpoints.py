@@ -183,3 +183,22 @@ def test_errors_name_the_output_and_not_the_folder_a_stage_worked_in(tmp_path: P
     assert result.exit_code != 0
     assert f"{tmp_path / 'out'}: no tokenizer.json" in result.stderr
     assert ".partial" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--text", "nowhere"], 2, "text nowhere: can't be read as UTF-8: No such file or directory"),
+        (["--quantize", "int4", "--rounding", "gptq", "--calibration", "."], 2, "give another --calibration"),
+        (["--report", "nowhere/page.html"], 6, "nowhere/page.html: can't be written: there is no such folder"),
+    ],
+)
+def test_files_are_asked_for_before_the_checkpoint_is_converted(
+    options: list[str], status: int, said: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    done = export(tiny_llama, tmp_path / "out", *options)
+    assert done.exit_code == status
+    assert said in done.stderr
+    assert "reading the checkpoint" not in done.stderr
+    # What never comes to it is not asked for.
+    assert export(tiny_llama, tmp_path / "early", *options, "--until", "onnx").exit_code == 0

@@ -61,7 +61,7 @@ def test_a_failing_gate_is_red_names_the_page_and_leaves_no_artifact(int8: Artif
     [
         ("missing/page.html", "there is no such folder"),
         ("pipe", "it is no regular file"),
-        ("text.txt", "it is the text to measure on"),
+        ("text.txt", "it is there already, and no page"),
     ],
 )
 def test_a_page_that_cant_be_written_is_refused_before_the_work(
