@@ -34,7 +34,9 @@ def load(file: Path) -> ir.Model:
         ) from error
     data = file.with_name(data_file(file.name))
     size = data.stat().st_size if data.is_file() else 0
-    for value in model.graph.initializers.values():
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None and any(axis < 0 for axis in value.const_value.shape.numpy()):
+            raise ArtifactError(f"{file}: tensor {name!r} has a negative axis; export the checkpoint again")
         if isinstance(value.const_value, ir.ExternalTensor):
             _check_external(file, value.const_value, size)
     if size and data.stat().st_nlink > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploykit.artifact import Artifact
+from deploykit.errors import ArtifactError
 from deploykit.progress import Progress
 from deploykit.spec import REPORT_PAGE
 
@@ -136,10 +137,13 @@ def _size_note(artifact: Artifact, precision: Any) -> str:
 
 def quality_rows(artifact: Artifact) -> list[tuple[str, str]]:
     """Return what `validate` found, a row for each precision: its name and the figures that matter."""
-    return [
-        ("parity", _parity_note(found)) if precision == "fp32" else (f"{precision} quality", _quality_note(found))
-        for precision, found in artifact.manifest.parity.items()
-    ]
+    try:
+        return [
+            ("parity", _parity_note(found)) if precision == "fp32" else (f"{precision} quality", _quality_note(found))
+            for precision, found in artifact.manifest.parity.items()
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"manifest.json: its figures can't be read: {error!r}; validate the artifact") from None
 
 
 def _parity_note(found: Mapping[str, Any]) -> str:

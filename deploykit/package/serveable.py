@@ -43,5 +43,5 @@ def _largest_token_id(artifact: Artifact) -> int:
         ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
         added = [token["id"] for token in data.get("added_tokens") or ()]
         return max([*ids, *added], default=-1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{artifact.tokenizer}: not a tokenizer that can be read: {error!r}") from error

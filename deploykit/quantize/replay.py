@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deploykit import graph as graphs
 from deploykit.artifact import Artifact
+from deploykit.errors import ArtifactError
 from deploykit.failing import in_one_line
 from deploykit.quantize.blocks import FloatArray
 from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS_TO_KEEP
@@ -31,13 +32,15 @@ class Replay:
             weights: names of the initializers that `run` may replace.
 
         Raises:
-            ArtifactError: ONNX Runtime can't load it.
+            ArtifactError: ONNX Runtime can't load it, or it doesn't compute one of the values.
         """
         self._spec = artifact.manifest.decoder
         self._file = file = artifact.graph("fp32")
         model = graphs.load(file)
         known = {value.name: value for node in model.graph for value in node.outputs}
         for name in sorted(set(values) - {value.name for value in model.graph.outputs}):
+            if name not in known:
+                raise ArtifactError(f"{file}: nothing computes {name!r} in it; export the checkpoint again")
             known[name].type = ir.TensorType(ir.DataType.FLOAT)
             model.graph.outputs.append(known[name])
         # An initializer that is an input as well is that input's default.

@@ -1,5 +1,6 @@
 """The command line: help, errors, exit statuses."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,11 @@ def test_names_the_extra_to_install(missing: str, arguments: list[str], extra: s
 def test_a_model_that_fails_on_the_prompt_is_an_error(tiny_llama: Path, tmp_path: Path) -> None:
     broken = failing(convert(tiny_llama, tmp_path / "whole"), tmp_path / "broken")
     assert "the model failed on it" in one_line_error(run("generate", broken.path, "hi"), 1)
+
+
+def test_figures_that_nobody_wrote_are_one_line(tiny_llama: Path, tmp_path: Path) -> None:
+    source = convert(tiny_llama, tmp_path / "source")
+    manifest = json.loads((source.path / "manifest.json").read_text())
+    manifest["parity"] = {"fp32": {"cases": {}}}
+    (source.path / "manifest.json").write_text(json.dumps(manifest))
+    assert "its figures can't be read" in one_line_error(run("package", source.path, "-o", tmp_path / "out"), 5)

@@ -211,3 +211,10 @@ def test_damaged_files_give_one_line(
     except ArtifactError as error:
         line = str(error)
     assert "\n" not in line
+
+
+def test_a_negative_axis_is_refused_before_anything_is_reshaped(tmp_path: Path) -> None:
+    weight = tensor()
+    weight.dims[:] = [-2, -2]
+    with pytest.raises(ArtifactError, match=r"m\.onnx: tensor 'w' has a negative axis; export the checkpoint again"):
+        graph.load(write(tmp_path, weight))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from altering import altered, failing, replace_weight, without
 
@@ -154,6 +155,14 @@ def test_hessians_gathered_in_groups_are_those_gathered_at_once(
 def test_a_graph_that_fails_on_the_text_is_one_line(options: dict[str, Any], untied: Artifact, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.onnx: ONNX Runtime can't run it: [^\n]*$"):
         made(failing(untied, tmp_path / "source"), tmp_path / "out", **options)
+
+
+def test_a_graph_without_logits_is_one_line(untied: Artifact, tmp_path: Path) -> None:
+    def change(graph: ir.Graph) -> None:
+        next(value for value in graph.outputs if value.name == "logits").name = "scores"
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx: nothing computes 'logits' in it"):
+        made(altered(untied, tmp_path / "source", change), tmp_path / "out", sensitive=5)
 
 
 @pytest.mark.parametrize("options", [{"sensitive": 5}, {"rounding": "gptq"}])
