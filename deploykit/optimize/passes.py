@@ -48,7 +48,16 @@ def _constant_folding(model: ir.Model) -> tuple[ir.Model, bool]:
     result = fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=small)
     for value in unread:
         value.name = ""
+    _detach(result.model.graph)
     return result.model, bool(result.modified)
+
+
+def _detach(graph: ir.Graph) -> None:
+    """Copy what was folded to a mere view of a weight: it would keep the weight's file mapped, which is let go of."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.Tensor) and tensor.size <= FOLD_LIMIT and not tensor.numpy().flags.owndata:
+            value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _equal_initializers(model: ir.Model) -> tuple[ir.Model, bool]:

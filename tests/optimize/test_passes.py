@@ -39,6 +39,23 @@ def test_equal_weights_become_one() -> None:
     assert not PASSES["merge equal initializers"](model)[1]
 
 
+def test_what_is_folded_of_a_weight_lets_go_of_its_file(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).standard_normal((20, 20)).astype(np.float32)
+    model = model_with(array)
+    turned = ir.node("Transpose", [model.graph.initializers["c0"]])
+    added = ir.node("Add", [model.graph.outputs[0], turned.outputs[0]])
+    model.graph.extend([turned, added])
+    value = added.outputs[0]
+    value.name, value.shape, value.type = "z", model.graph.outputs[0].shape, model.graph.outputs[0].type
+    model.graph.outputs[0] = value
+    graph.save(model, tmp_path / "model.onnx")
+    model, _ = run_passes(graph.load(tmp_path / "model.onnx"))
+    assert [node.op_type for node in model.graph] == ["Add", "Add"]
+    graph.save(model, tmp_path / "folded.onnx")
+    folded = graph.load(tmp_path / "folded.onnx").graph.initializers
+    assert any(np.array_equal(tensor.numpy(), array.T) for value in folded.values() if (tensor := value.const_value))
+
+
 @pytest.mark.parametrize(
     ("at", "one", "other"), [(0, 1.0, 2.0), (4999, 1.0, 2.0), (4999, 0.0, -0.0), (4999, np.nan, 1.0)]
 )
