@@ -213,6 +213,6 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, GuardOnDataDependentSymNode):
-        return "its code goes another way for other values in its tensors, as by the length of the row"
+        return "its code goes another way for other values in its tensors, such as a row's length or the experts chosen"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:300]}" if lines else type(error).__name__

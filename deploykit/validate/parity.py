@@ -262,4 +262,4 @@ def _decided(wanted: FloatArray, allowed: float) -> NDArray[np.bool_]:
     return np.asarray(best[:, 1] - best[:, 0] > DECIDED * allowed)
 
 
-_REMEDY: Final = "try convert --method traced, or a larger --atol if the difference is harmless"
+_REMEDY: Final = "try convert --method traced if the graph is fused, or a larger --atol if the difference is harmless"
