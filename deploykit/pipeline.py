@@ -82,7 +82,7 @@ def export(
             error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)
             raise
 
-    _check_files(until, precision, validating)
+    _check_together(until, precision, validating)
     with _workshop(target) as workshop:
         quantizing = (
             partial(_quantize_best, judging=validating, folder=workshop)
@@ -109,11 +109,11 @@ def export(
     return artifact
 
 
-def _check_files(until: Until, quantizing: QuantizeConfig, validating: ValidateConfig) -> None:
-    """Say before the checkpoint is converted, not after it, that a text can't be read or the page not be written.
+def _check_together(until: Until, quantizing: QuantizeConfig, validating: ValidateConfig) -> None:
+    """Say before the checkpoint is converted, not after it, what a later stage would refuse.
 
     Raises:
-        ConfigError: a text can't be read.
+        ConfigError: a text can't be read, or `auto` may choose what the gate doesn't let pass.
         OutputError: the page can't be written.
     """
     if STAGES.index(until) >= STAGES.index("quantized") and quantizing.calibration:
@@ -122,6 +122,11 @@ def _check_files(until: Until, quantizing: QuantizeConfig, validating: ValidateC
         for file in validating.text_files().values():
             read_start(file, 1, option="--text")
         check_page(validating.report)
+        if quantizing.precision == "auto" and quantizing.max_quality_loss > validating.max_perplexity_loss:
+            raise ConfigError(
+                f"max_quality_loss {quantizing.max_quality_loss:g} lets auto choose what validation refuses past "
+                f"max_perplexity_loss {validating.max_perplexity_loss:g}; lower the one or raise the other"
+            )
 
 
 def _quantize_best(
@@ -169,7 +174,8 @@ def _workshop(target: Path) -> Iterator[Path]:
         yield folder
     except DeploykitError as error:
         # A stage names the hidden folder it worked in; the user knows only the output.
-        error.args = (re.sub(rf"{re.escape(str(folder))}/\d+", lambda _: str(target), str(error)),)
+        hidden = rf"{re.escape(str(folder))}/(?:auto\.[^/]+/)?\d+(?:/whole|/served)?"
+        error.args = (re.sub(hidden, lambda _: str(target), str(error)),)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,8 @@ from deploykit.spec import DecoderSpec
 
 TOKENS: Final = 16384
 """Tokens of calibration text: on the demo's model half as many cost 4 % more divergence, twice as many 8 % less."""
+FEWEST: Final = 256
+"""Tokens below which a text says less of a model's values than rounding to nearest gets wrong."""
 WINDOW: Final = 512
 """Most tokens run at once."""
 _BUDGET: Final = 512 << 20
@@ -47,7 +49,7 @@ def read_calibration(artifact: Artifact, file: Path | None) -> CalibrationText:
 
     Raises:
         ArtifactError: the tokenizer can't be read, or gives ids the model doesn't have.
-        ConfigError: the text can't be read, or is empty.
+        ConfigError: the text can't be read, or is too short.
     """
     # Loads the tokenizers, which nothing else here needs.
     from deploykit.text import CHARACTERS, load_tokenizer, prefix, read_end
@@ -59,8 +61,11 @@ def read_calibration(artifact: Artifact, file: Path | None) -> CalibrationText:
     tokenizer = load_tokenizer(artifact.tokenizer)
     name, content = read_end(file, CHARACTERS * TOKENS, option="--calibration")
     ids = np.array(tokenizer.encode(content, add_special_tokens=False).ids[-TOKENS:], np.int64)
-    if not len(ids):
-        raise ConfigError(f"text {name}: holds no tokens; give a longer --calibration")
+    if len(ids) < FEWEST:
+        raise ConfigError(
+            f"text {name}: {len(ids)} tokens, but at least {FEWEST} are needed to calibrate on; give a longer "
+            "--calibration"
+        )
     if ids.max() >= spec.vocab_size:
         raise ArtifactError(
             f"{artifact.tokenizer}: gives token {ids.max()}, but the model has only {spec.vocab_size}; the tokenizer "

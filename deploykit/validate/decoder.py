@@ -17,6 +17,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Cache = list[NDArray[np.floating[Any]]]
 
+_TYPES: Final = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
 _ERRORS_ONLY: Final = 3  # OrtLoggingLevel; a graph input with a default is a warning, and meant
 
 
@@ -52,7 +53,13 @@ class Decoder:
                     f"says {', '.join(tensor.name for tensor in wanted)}; export the checkpoint again"
                 )
             shapes = {tensor.name: tensor.shape for tensor in found}
+            types = {tensor.name: tensor.type for tensor in found}
             for tensor in wanted:
+                if types[tensor.name] != _TYPES[tensor.dtype]:
+                    raise ArtifactError(
+                        f"{self.file}: {tensor.name} is a {types[tensor.name]}, but manifest.json says {tensor.dtype}; "
+                        "export the checkpoint again"
+                    )
                 fixed = [(a, b) for a, b in zip(tensor.shape, shapes[tensor.name], strict=False) if isinstance(a, int)]
                 if len(tensor.shape) != len(shapes[tensor.name]) or any(
                     isinstance(b, int) and a != b for a, b in fixed

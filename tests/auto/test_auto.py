@@ -13,6 +13,8 @@ from deploykit.auto import Choice, candidates, choose
 from deploykit.config import QuantizeConfig
 from deploykit.convert import convert
 from deploykit.engine.speed import Speed, measure_speed
+from deploykit.errors import DeploykitError
+from deploykit.pipeline import _workshop
 from deploykit.progress import silent
 from deploykit.quantize import quantize
 
@@ -115,3 +117,10 @@ def test_what_auto_tries_takes_over_what_was_asked_for() -> None:
     assert all(one.more_bits == ("mlp",) and one.head_bits == 4 for one in tried if one.precision == "int4")
     assert not any(one.symmetric for one in tried if one.precision != "none")
     assert {one.calibration for one in tried if one.rounding == "gptq"} == {Path("text")}
+
+
+def test_an_error_names_the_output_and_not_the_candidates_hidden_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DeploykitError) as caught, _workshop(out) as hidden:
+        raise DeploykitError(f"{hidden}/auto.a_1/0/served/x: bad; {hidden}/auto.a_1/1/whole/y; {hidden}/2/z")
+    assert str(caught.value) == f"{out}/x: bad; {out}/y; {out}/z"

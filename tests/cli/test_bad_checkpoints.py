@@ -190,6 +190,11 @@ def test_errors_name_the_output_and_not_the_folder_a_stage_worked_in(tmp_path: P
     [
         (["--text", "nowhere"], 2, "text nowhere: can't be read as UTF-8: No such file or directory"),
         (["--quantize", "int4", "--rounding", "gptq", "--calibration", "."], 2, "give another --calibration"),
+        (
+            ["--quantize", "auto", "--max-quality-loss", "0.05"],
+            2,
+            "what validation refuses past max_perplexity_loss 0.02",
+        ),
         (["--report", "nowhere/page.html"], 6, "nowhere/page.html: can't be written: there is no such folder"),
     ],
 )

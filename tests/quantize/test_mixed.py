@@ -117,7 +117,13 @@ def test_calibration_takes_the_end_of_a_file(tied: Artifact, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(None, "No such file"), (b"\xff\xfe\xff", "can't be read as UTF-8"), (b"", "no tokens")]
+    ("content", "problem"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe\xff", "can't be read as UTF-8"),
+        (b"", "0 tokens"),
+        (b"too short " * 20, r"\d+ tokens, but at least 256"),
+    ],
 )
 def test_calibration_text_that_is_none_is_an_error(
     content: bytes | None, problem: str, tied: Artifact, tmp_path: Path

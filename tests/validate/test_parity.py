@@ -1,6 +1,7 @@
 """fp32 against PyTorch: what is right passes in every case, and every planted defect is caught and named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def test_the_other_families_pass(name: str, request: pytest.FixtureRequest, tmp_
         (lambda spec: DecoderSpec(**{**vars(spec), "logits_to_keep": False}), "its inputs are"),
         (lambda spec: DecoderSpec(**{**vars(spec), "layers": spec.layers * 2}), "its inputs are"),
         (lambda spec: DecoderSpec(**{**vars(spec), "vocab_size": 7}), "logits is"),
+        (lambda spec: replace(spec, cache_dtype="float16"), r"past_key_values\.0\.key is a tensor\(float\)"),
     ],
 )
 def test_a_graph_that_isnt_what_the_manifest_says_is_refused(

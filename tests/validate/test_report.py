@@ -205,7 +205,7 @@ def test_a_page_that_cant_be_written_is_an_output_error(int8: Artifact, tmp_path
     with pytest.raises(OutputError, match=r"no/page\.html: can't be written: there is no such folder"):
         validate(int8, None, never, replace(FEW, report=tmp_path / "no" / "page.html"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=r"folder: can't be written: Is a directory; choose another --report"):
+    with pytest.raises(OutputError, match=r"folder: can't be written: it is no regular file; choose another --report"):
         validate(int8, None, None, replace(FEW, report=tmp_path / "folder"))
 
 
