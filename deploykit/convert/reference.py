@@ -37,7 +37,13 @@ def torch_reference(checkpoint: str | Path, config: ConvertConfig) -> Callable[[
             )
         with torch.inference_mode():
             row = torch.from_numpy(np.ascontiguousarray(ids, np.int64))[None]
-            return np.asarray(model(input_ids=row, use_cache=False).logits[0].float())
+            try:
+                return np.asarray(model(input_ids=row, use_cache=False).logits[0].float())
+            except Exception as error:  # whatever a model may raise
+                reason = " ".join(str(error).split())[:300]
+                raise CheckpointError(
+                    f"{checkpoint}: PyTorch itself can't run it on {len(ids)} tokens: {reason}; correct config.json"
+                ) from error
 
     return logits
 

@@ -55,6 +55,9 @@ def _check_rotary(file: Path, raw: dict[str, Any]) -> None:
         for name in _ROTARY:
             if isinstance(value := part.get(name), str | list | dict):
                 raise CheckpointError(f"{file}: {name} is {value!r}, not a number; correct it")
+        turned = part.get("partial_rotary_factor")
+        if turned is not None and not 0 < turned <= 1:
+            raise CheckpointError(f"{file}: partial_rotary_factor is {turned!r}, not above 0 and at most 1; correct it")
 
 
 def _counts_parts(name: str) -> bool:

@@ -339,3 +339,16 @@ def test_the_vocabulary_of_a_layer_is_no_count_of_layers() -> None:
 def test_a_rotary_base_in_quotes_is_named(place: str) -> None:
     with pytest.raises(CheckpointError, match="rope_theta is '1e4', not a number"):
         check_raw(Path("config.json"), {place: {"rope_theta": "1e4"}})
+
+
+@pytest.mark.parametrize("part", [0.0, 1.5, -0.5])
+def test_a_part_of_a_head_is_more_than_nothing_and_no_more_than_all(part: float) -> None:
+    parameters = {"full_attention": {"partial_rotary_factor": part}}
+    with pytest.raises(CheckpointError, match=f"partial_rotary_factor is {part}, not above 0 and at most 1"):
+        check_raw(Path("config.json"), {"rope_parameters": parameters})
+
+
+def test_rows_that_pytorch_cant_run_are_an_error_of_one_line(tiny_gpt2: Path) -> None:
+    model = torch_reference(tiny_gpt2, ConvertConfig())
+    with pytest.raises(CheckpointError, match="PyTorch itself can't run it on 200 tokens: index out of range"):
+        model(np.ones(200, np.int64))
