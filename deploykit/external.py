@@ -6,13 +6,13 @@ numbers: onnx/onnx.proto.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Final
 
 from deploykit.errors import ArtifactError
 from deploykit.spec import data_file
-from deploykit.wire import entry, fields, whole_file
+from deploykit.wire import MOST_PARTS, entry, fields, whole_file
 
 _MODEL, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR, _SPARSE, _FUNCTION, _TRAINING = range(8)
 _CHILDREN: Final[Mapping[int, Mapping[int, int]]] = {
@@ -76,15 +76,17 @@ def external_places(graph: Path) -> Iterator[Place]:
         ArtifactError: the file is no ONNX file.
     """
     try:
-        yield from [_place(entries) for entries in _tensors(whole_file(graph), _MODEL, 0)]
+        yield from [_place(entries) for entries in _tensors(whole_file(graph), _MODEL, 0, count(1))]
     except (ValueError, IndexError) as error:
         raise ArtifactError(f"{graph.name} is not an ONNX file: {error}; export again") from None
 
 
-def _tensors(message: memoryview, kind: int, depth: int) -> Iterator[dict[str, str]]:
-    """Yield the external data entries of each tensor in a message that has some."""
+def _tensors(message: memoryview, kind: int, depth: int, parts: Iterator[int]) -> Iterator[dict[str, str]]:
+    """Yield the external data entries of each tensor in a message that has some; `parts` counts what was followed."""
     if depth > _DEPTH:
         raise ValueError(f"nested deeper than {_DEPTH} levels")
+    if next(parts) > MOST_PARTS:
+        raise ValueError(f"more than {MOST_PARTS} nodes, attributes and tensors")
     entries: dict[str, str] = {}
     for number, value in fields(message):
         if isinstance(value, int):
@@ -95,7 +97,7 @@ def _tensors(message: memoryview, kind: int, depth: int) -> Iterator[dict[str, s
                 raise ValueError(f"a tensor names its {key} twice")
             entries[key] = text
         elif number in _CHILDREN[kind]:
-            yield from _tensors(value, _CHILDREN[kind][number], depth + 1)
+            yield from _tensors(value, _CHILDREN[kind][number], depth + 1, parts)
     if entries:
         yield entries
 

@@ -4,13 +4,13 @@ Values of tensors are passed over. Field numbers: onnx/onnx.proto.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from deploykit.errors import ArtifactError
-from deploykit.wire import entry, fields, message, packed, text, whole, whole_file
+from deploykit.wire import MOST_AXES, MOST_PARTS, entry, fields, message, packed, text, whole, whole_file
 
 _DEPTH: Final = 100
 """Deepest nesting of graphs followed: protobuf's own limit."""
@@ -119,12 +119,25 @@ class _Found:
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
+    parts: int = 0
+
+    def followed(self, data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+        """Yield the fields of a message, counted.
+
+        Raises:
+            ValueError: there are more than a graph has.
+        """
+        for part in fields(data):
+            self.parts += 1
+            if self.parts > MOST_PARTS:
+                raise ValueError(f"more than {MOST_PARTS} parts")
+            yield part
 
 
 def _model(file: Path, memory: memoryview) -> Outline:
     found, opsets, functions = _Found(), {}, []
     version, producer, ends = 0, "", None
-    for number, value in fields(memory):
+    for number, value in found.followed(memory):
         match number, value:
             case 1, int():
                 version = value
@@ -162,7 +175,7 @@ def _graph(data: memoryview, found: _Found, depth: int) -> tuple[list[Value], li
         raise ValueError(f"graphs nested deeper than {_DEPTH} levels")
     inputs: list[Value] = []
     outputs: list[Value] = []
-    for number, value in fields(data):
+    for number, value in found.followed(data):
         if not isinstance(value, memoryview):
             continue
         match number:
@@ -183,7 +196,7 @@ def _node(data: memoryview, found: _Found, depth: int) -> Node:
     outputs: list[str] = []
     texts = {3: "", 4: "", 7: ""}
     attributes: dict[str, int | str | None] = {}
-    for number, value in fields(data):
+    for number, value in found.followed(data):
         if number == 1:
             inputs.append(text(value))
         elif number == 2:
@@ -236,6 +249,8 @@ def _tensor(data: memoryview) -> Tensor:
     for number, value in fields(data):
         if number == 1:
             dims += [value] if isinstance(value, int) else packed(value)
+            if len(dims) > MOST_AXES:
+                raise ValueError(f"a tensor of more than {MOST_AXES} axes")
         elif number == 2:
             kind = whole(value)
         elif number == 8:

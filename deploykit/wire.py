@@ -8,8 +8,10 @@ from typing import Final
 
 _LARGEST: Final = 2**31 - 1
 """Bytes of the largest message: protobuf's own limit."""
-_MOST_NUMBERS: Final = 64
-"""Numbers in the longest packed list read: a tensor's axes, of which ONNX Runtime's kernels know far fewer."""
+MOST_PARTS: Final = 1 << 21
+"""Fields of graphs and nodes that are followed: several times what the largest models have, few enough for memory."""
+MOST_AXES: Final = 64
+"""Axes of a tensor: ONNX Runtime's kernels know far fewer."""
 
 
 def whole_file(file: Path) -> memoryview:
@@ -77,8 +79,8 @@ def packed(data: memoryview) -> list[int]:
     while at < len(data):
         number, at = _varint(data, at)
         numbers.append(number)
-        if len(numbers) > _MOST_NUMBERS:
-            raise ValueError(f"a list of more than {_MOST_NUMBERS} numbers")
+        if len(numbers) > MOST_AXES:
+            raise ValueError(f"a list of more than {MOST_AXES} numbers")
     return numbers
 
 

@@ -1,6 +1,7 @@
 """Reading ONNX files without their weights: beside onnx-ir, and on files that are none."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from deploykit.convert import convert
 from deploykit.errors import ArtifactError
+from deploykit.external import external_places
 from deploykit.outline import read_outline
 
 
@@ -142,3 +144,16 @@ def test_a_file_larger_than_protobuf_allows_is_refused_unread(tmp_path: Path) ->
         file.truncate(2**31)
     with pytest.raises(ArtifactError, match="2147483648 bytes, but protobuf ends at 2147483647"):
         read_outline(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize("read", [read_outline, lambda file: list(external_places(file))])
+def test_more_nodes_than_memory_holds_are_refused(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = b"\x0a\x00" * 60
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a\x3a" + bytes([len(nodes)]) + nodes)
+    read(tmp_path / "m.onnx")
+    for reader in ("outline", "external"):
+        monkeypatch.setattr(f"deploykit.{reader}.MOST_PARTS", 50)
+    with pytest.raises(ArtifactError, match="more than 50 "):
+        read(tmp_path / "m.onnx")
