@@ -58,6 +58,9 @@ def _check_rotary(file: Path, raw: dict[str, Any]) -> None:
         turned = part.get("partial_rotary_factor")
         if turned is not None and not 0 < turned <= 1:
             raise CheckpointError(f"{file}: partial_rotary_factor is {turned!r}, not above 0 and at most 1; correct it")
+        base = part.get("rope_theta")
+        if base is not None and not base > 0:
+            raise CheckpointError(f"{file}: rope_theta is {base!r}, not above 0; correct it")
 
 
 def _counts_parts(name: str) -> bool:

@@ -341,6 +341,12 @@ def test_a_rotary_base_in_quotes_is_named(place: str) -> None:
         check_raw(Path("config.json"), {place: {"rope_theta": "1e4"}})
 
 
+@pytest.mark.parametrize("base", [0, -5.0])
+def test_a_rotary_base_has_roots(base: float) -> None:
+    with pytest.raises(CheckpointError, match=f"rope_theta is {base}, not above 0"):
+        check_raw(Path("config.json"), {"rope_theta": base})
+
+
 @pytest.mark.parametrize("part", [0.0, 1.5, -0.5])
 def test_a_part_of_a_head_is_more_than_nothing_and_no_more_than_all(part: float) -> None:
     parameters = {"full_attention": {"partial_rotary_factor": part}}
