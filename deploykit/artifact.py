@@ -123,6 +123,10 @@ class Manifest:
             raise ArtifactError(f"{MANIFEST} can't be read: {error!r}; export the checkpoint again") from error
         if manifest.served not in list(VARIANT_FILES):
             raise ArtifactError(f"{MANIFEST}: unknown precision {manifest.served!r}")
+        for name in (manifest.task, manifest.architecture, manifest.model_type):
+            # They are shown on terminals and stand in the model card.
+            if not name.isprintable():
+                raise ArtifactError(f"{MANIFEST}: {name!r} is no name; export the checkpoint again")
         for name in manifest.files:
             _check_name(name)
         return manifest

@@ -52,7 +52,9 @@ class _Failure(click.ClickException):
     exit_code: int  # type: ignore[misc] # click declares it for the class; here each error has its own
 
     def __init__(self, error: DeploykitError) -> None:
-        super().__init__(" ".join(str(error).split()))
+        line = " ".join(str(error).split())
+        # Names out of files may hold what a terminal would obey.
+        super().__init__("".join(char if char.isprintable() else "\ufffd" for char in line))
         self.exit_code = error.exit_code
         # What a server wrote before it ended, if anything: below the one line, not in it.
         self._notes = getattr(error, "__notes__", [])

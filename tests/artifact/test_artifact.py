@@ -218,6 +218,7 @@ def test_killed_at_any_moment_there_is_the_old_or_the_new(tmp_path: Path) -> Non
         (("decoder", "eos_token_ids"), [2**70], "special tokens must be"),
         (("decoder", "eos_token_ids"), "ab", "special tokens must be"),
         (("files", "config.json", "size"), "big", "a file's size is 'big'"),
+        (("architecture",), "\x1b[31mLlama\n\n# Title", r"\[31mLlama.* is no name"),
         (("history",), [{"stage": [], "options": {}, "versions": {}}], "a stage's name is"),
         (("history",), [{"stage": "convert", "options": "x", "versions": {}}], "convert: its options are 'x'"),
     ],

@@ -126,3 +126,8 @@ def test_figures_that_nobody_wrote_are_one_line(tiny_llama: Path, tmp_path: Path
     manifest["parity"] = {"fp32": {"cases": {}}}
     (source.path / "manifest.json").write_text(json.dumps(manifest))
     assert "its figures can't be read" in one_line_error(run("package", source.path, "-o", tmp_path / "out"), 5)
+
+
+def test_what_a_terminal_would_obey_is_not_printed(tmp_path: Path) -> None:
+    message = one_line_error(run("package", tmp_path / "\x1b[31mred", "-o", tmp_path / "out"), 5)
+    assert "\ufffd[31mred: not a deploykit artifact" in message
