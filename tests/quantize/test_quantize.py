@@ -48,7 +48,7 @@ def relative(one: Any, other: Any) -> float:
     return float(np.sqrt(np.square(one - other).mean() / np.square(other).mean()))
 
 
-@pytest.mark.parametrize(("precision", "head_bits", "expected"), [("int8", 4, 8), ("int4", 8, 8), ("int4", 4, 4)])
+@pytest.mark.parametrize(("precision", "head_bits", "expected"), [("int8", 8, 8), ("int4", 8, 8), ("int4", 4, 4)])
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_head_and_table_keep_the_bits_they_are_given(
     kind: str, precision: Any, head_bits: Any, expected: int, request: pytest.FixtureRequest, tmp_path: Path
