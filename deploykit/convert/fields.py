@@ -103,6 +103,9 @@ def layers(
 
 def same_window(config: Fields) -> list[int | None]:
     """Return the windows of a model whose layers all have the same."""
+    if config.sliding_window is not None and config.sliding_window < 1:
+        # Kernels take it for no window at all, PyTorch for one in which no token sees any.
+        raise Unfit(f"sliding_window is {config.sliding_window!r}")
     return [config.sliding_window] * config.num_hidden_layers
 
 

@@ -131,6 +131,7 @@ def test_reads_the_rotary_fields_of_older_checkpoints(
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
+    "sliding_window is 0": ("mistral", {"sliding_window": 0}),
     "head size 12 is no multiple of 8": ("llama", {"head_dim": 12}),
     "head size 20 is no multiple of 8": ("gpt2", {"n_embd": 80}),
     "hidden size 66 is no multiple of 4 heads": ("gpt2", {"n_embd": 66}),
