@@ -13,6 +13,7 @@ from typing import Any, Final
 from deploykit.artifact import Artifact, draft
 from deploykit.config import Quantization, QuantizeConfig
 from deploykit.engine.speed import Speed
+from deploykit.errors import ParityError
 from deploykit.progress import Progress
 from deploykit.spec import VARIANT_FILES, data_file
 
@@ -26,7 +27,7 @@ Quantize = Callable[[Artifact, Path, QuantizeConfig], Artifact]
 """Writes an artifact with a candidate as its served precision."""
 Quality = Callable[[Artifact], Mapping[str, Any]]
 """Measures the served precision beside fp32: `perplexity_loss`, `kl`, `top1_agreement`, and `trained`, which says
-whether the model knows the text at all."""
+whether the model knows the text at all. It raises ParityError where there is nothing but NaN to measure."""
 MeasureSpeed = Callable[[Artifact], Speed]
 
 
@@ -127,9 +128,12 @@ def choose(
     wanted = candidates(config)
     for number, one in enumerate(wanted):
         progress("measure quality", number, len(wanted), _name(one))
-        measured.append(_prepare(source, folder / str(number), one, quantize, quality))
-        if measured[-1].quality.get("trained") is False:
-            return _unjudged(config, measured[-1])
+        candidate = _prepare(source, folder / str(number), one, quantize, quality)
+        if candidate is None:
+            continue
+        if candidate.quality.get("trained") is False:
+            return _unjudged(config, candidate)
+        measured.append(candidate)
     progress("measure quality", len(wanted), len(wanted))
     for number in range(ROUNDS):
         for place, candidate in enumerate(measured):
@@ -142,10 +146,13 @@ def choose(
 
 def _prepare(
     source: Artifact, folder: Path, config: QuantizeConfig, quantize: Quantize, quality: Quality
-) -> _Candidate:
-    """Write a candidate, measure what it costs, and keep only the files that serve it."""
+) -> _Candidate | None:
+    """Write a candidate, measure what it costs, and keep only the files that serve it; None where it gives NaN."""
     made = quantize(source, folder / "whole", config)
-    found = quality(made) if config.precision != "none" else {}
+    try:
+        found = quality(made) if config.precision != "none" else {}
+    except ParityError:
+        return None
     mine = VARIANT_FILES[made.manifest.served]
     own = {mine, data_file(mine)}
     with draft(folder / "served") as sheet:

@@ -167,7 +167,7 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Iterator[Plot]:
     if not candidates:
         return
     kinds = {"one request": "tokens_per_second", "several at once": "tokens_per_second_many"}
-    speeds = {_candidate(one): {kind: one[key] for kind, key in kinds.items() if key in one} for one in candidates}
+    speeds = {_candidate(one): {kind: one[key] for kind, key in kinds.items()} for one in candidates}
     top = ceiling(max(value for row in speeds.values() for value in row.values()))
     yield Plot(
         title="Speed by precision",
@@ -190,7 +190,7 @@ def _candidates(candidates: Sequence[Mapping[str, Any]]) -> Iterator[Plot]:
             [
                 _candidate(one),
                 f"{one['tokens_per_second']:.1f}",
-                f"{one['tokens_per_second_many']:.1f}" if "tokens_per_second_many" in one else "",
+                f"{one['tokens_per_second_many']:.1f}",
                 f"{one['prefill_tokens_per_second']:.0f}",
                 change(one["perplexity_loss"]),
                 number(one["kl"]),

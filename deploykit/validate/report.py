@@ -24,13 +24,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from deploykit.artifact import Artifact
+from deploykit.artifact import MANIFEST, Artifact
 from deploykit.config import ValidateConfig
+from deploykit.errors import ArtifactError
 from deploykit.spec import VARIANT_FILES, Precision, data_file
 from deploykit.validate.quality import Quality, Text
 from deploykit.validate.slices import Slice
 
 SCHEMA: Final = 1
+CANDIDATE: Final = frozenset(
+    {
+        *("precision", "rounding", "block_size", "bytes", "chosen", "perplexity_loss", "kl", "top1_agreement"),
+        *("tokens_per_second", "tokens_per_second_many", "prefill_tokens_per_second"),
+    }
+)
+"""What a row of `candidates` has at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +76,20 @@ class Report:
 
     @classmethod
     def of(cls, artifact: Artifact, config: ValidateConfig) -> Self:
-        """Return an empty report that knows what was measured when the precision was chosen."""
+        """Return an empty report that knows what was measured when the precision was chosen.
+
+        Raises:
+            ArtifactError: the manifest's record of that is none that a stage writes.
+        """
         found = None
         for record in artifact.manifest.history:
             if record.stage == "quantize":
                 found = record.result.get("candidates") or None
+        if any(not isinstance(row, Mapping) or not row.keys() >= CANDIDATE for row in found or ()):
+            raise ArtifactError(
+                f"{artifact.path / MANIFEST}: a row of the candidates lacks one of {', '.join(sorted(CANDIDATE))}; the "
+                "file was edited, export again"
+            )
         return cls(artifact=artifact, config=config, candidates=found)
 
     def parity(self) -> dict[str, Any]:

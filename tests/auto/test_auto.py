@@ -13,7 +13,7 @@ from deploykit.auto import Choice, candidates, choose
 from deploykit.config import QuantizeConfig
 from deploykit.convert import convert
 from deploykit.engine.speed import Speed, measure_speed
-from deploykit.errors import DeploykitError
+from deploykit.errors import DeploykitError, ParityError
 from deploykit.pipeline import _workshop
 from deploykit.progress import silent
 from deploykit.quantize import quantize
@@ -41,6 +41,8 @@ def decide(
 
     def quality(artifact: Artifact) -> dict[str, Any]:
         served = artifact.manifest.served
+        if served not in losses:
+            raise ParityError(f"logits of the {served} model: NaN or Inf")
         return {"perplexity_loss": losses[served], "kl": kl.get(served, 0.0), "top1_agreement": 1.0, "trained": True}
 
     def speed(artifact: Artifact) -> Speed:
@@ -87,6 +89,12 @@ def test_a_slower_model_with_fewer_bits_is_not_taken(source: Artifact, tmp_path:
 def test_what_the_gate_would_refuse_is_not_taken(source: Artifact, tmp_path: Path) -> None:
     choice = decide(source, tmp_path, 0.1, {"int8": 0.0, "int4": 0.0}, {"int4": 0.03}, fp32=10.0, int8=20.0, int4=30.0)
     assert choice.config.precision == "int8"
+
+
+def test_one_that_gives_nan_drops_out(source: Artifact, tmp_path: Path) -> None:
+    choice = decide(source, tmp_path, 0.1, {"int8": 0.0}, fp32=10.0, int8=20.0)
+    assert choice.config.precision == "int8"
+    assert {row["precision"] for row in choice.candidates} == {"fp32", "int8"}
 
 
 def test_measures_nothing_where_the_model_does_not_know_the_text(source: Artifact, tmp_path: Path) -> None:

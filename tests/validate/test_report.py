@@ -14,7 +14,7 @@ from altering import altered, append, constant, without
 from deploykit.artifact import Artifact, StageRecord
 from deploykit.cli import console
 from deploykit.config import PackageConfig, QuantizeConfig, ValidateConfig
-from deploykit.errors import ConfigError, OutputError, ParityError
+from deploykit.errors import ArtifactError, ConfigError, OutputError, ParityError
 from deploykit.optimize import optimize
 from deploykit.package import package
 from deploykit.quantize import quantize
@@ -262,6 +262,14 @@ def test_measured_candidates_are_shown(judged: Artifact, report: dict[str, Any])
         ["int4 hqq, block 128 ✓", "183.4", "450.0", "741", "+0.40 %", "0.003", "94.0 %", "98.0 MB"]
     ]
     assert report["candidates"] is None
+
+
+def test_a_row_that_no_stage_writes_is_one_line(judged: Artifact) -> None:
+    record = StageRecord(stage="quantize", options={}, versions={}, result={"candidates": [{"precision": 3}]})
+    edited = Artifact(judged.path, replace(judged.manifest, history=(*judged.manifest.history, record)))
+    with pytest.raises(ArtifactError, match="candidates lacks one of") as caught:
+        Report.of(edited, FEW)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_stage_that_changes_a_graph_leaves_the_report_behind(judged: Artifact, tmp_path: Path) -> None:
