@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from models import make_smol
+from models import make
 from peers import environment
 from processes import alternate, medians
 from results import keep
@@ -25,7 +25,7 @@ def main() -> None:
     builder = [environment("builder") / "python", "-m", "onnxruntime_genai.models.builder"]
     ours = [sys.executable, "-m", "deploykit"]
     with tempfile.TemporaryDirectory() as name:
-        checkpoint = make_smol(Path(name) / "smol")
+        checkpoint = make("smol", Path(name) / "smol")
         theirs = [*builder, "-i", checkpoint, "-e", "cpu", "-c", Path(name) / "cache"]
         export = [*ours, "export", checkpoint, "--until", "quantized", "--quantize", "int4"]
         same = ["--block-size", "32", "--head-bits", "4", "--rounding", "rtn", "--symmetric"]

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from models import make_gpt2
+from models import make
 from peers import environment
 from processes import alternate, medians
 from results import keep
@@ -28,7 +28,7 @@ def main() -> None:
     optimum = environment("optimum") / "optimum-cli"
     ours = [sys.executable, "-m", "deploykit"]
     with tempfile.TemporaryDirectory() as name:
-        checkpoint = make_gpt2(Path(name) / "gpt2")
+        checkpoint = make("gpt2", Path(name) / "gpt2")
         commands = {
             "deploykit export": [*ours, "export", checkpoint, "-o"],
             PEER: [optimum, "export", "onnx", "--task", "text-generation-with-past", "-m", checkpoint],

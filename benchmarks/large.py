@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from models import make_large
+from models import make
 from processes import measure
 from results import keep
 
@@ -23,7 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         checkpoint = kept or Path(name) / "large"
         if not checkpoint.exists():
-            make_large(checkpoint)
+            make("large", checkpoint)
         command = [sys.executable, "-m", "deploykit", "export", checkpoint, "--until", "quantized"]
         out = Path(name) / "out"
         run = measure("deploykit export, int4", [*command, "--quantize", "int4", "-o"], out, graph="onnx/model_q4*")

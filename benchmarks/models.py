@@ -1,6 +1,10 @@
-"""The checkpoints that are measured: sizes of well-known models, random weights."""
+"""The checkpoints that are measured: sizes of well-known models, random weights.
+
+python benchmarks/models.py gpt2|smol|large DIR
+"""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,16 @@ LARGE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 """A Qwen2 of 1.54B parameters."""
+
+
+def make(name: str, folder: Path) -> Path:
+    """Save a checkpoint by another process and return its folder.
+
+    A process that is started counts its parent's memory at that moment among its own peak (Linux keeps it across exec),
+    so whoever measures memory must not have held a model.
+    """
+    subprocess.run([sys.executable, __file__, name, str(folder)], check=True, stderr=subprocess.DEVNULL)
+    return folder
 
 
 def make_gpt2(folder: Path) -> Path:
@@ -76,3 +90,7 @@ def make_large(folder: Path) -> Path:
     config.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+if __name__ == "__main__":
+    {"gpt2": make_gpt2, "smol": make_smol, "large": make_large}[sys.argv[1]](Path(sys.argv[2]))

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -255,7 +256,11 @@ class Draft:
         """
         self._update_card(manifest)
         names = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
-        entries = {name: self._known.get(name) or _entry(self.path / name) for name in names if name != MANIFEST}
+        with ThreadPoolExecutor(1) as disk:
+            # The disk takes what is still in memory while the hashes are computed.
+            flushed = disk.submit(self._flush)
+            entries = {name: self._known.get(name) or _entry(self.path / name) for name in names if name != MANIFEST}
+            flushed.result()
         manifest = replace(manifest, files=entries)
         self.write_json(MANIFEST, manifest.to_json())
         self.publish()
@@ -280,14 +285,17 @@ class Draft:
         Raises:
             OutputError: the target appeared meanwhile and may not be replaced.
         """
-        for file in self.path.rglob("*"):
-            if file.is_file():
-                _fsync(file)
+        self._flush()
         # mkdtemp made the folder for this user alone; the finished artifact is as readable as its umask says.
         umask = os.umask(0)
         os.umask(umask)
         self.path.chmod(0o777 & ~umask)
         _move_into_place(self.path, self._target, overwrite=self._overwrite, marker=self._marker)
+
+    def _flush(self) -> None:
+        for file in self.path.rglob("*"):
+            if file.is_file():
+                _fsync(file)
 
 
 @contextmanager
