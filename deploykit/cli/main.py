@@ -23,6 +23,15 @@ from deploykit.cli.train import train
 from deploykit.cli.validate import validate
 from deploykit.errors import DeploykitError, MissingExtraError
 
+HELP = """From a Transformer checkpoint to a quantized ONNX model that streams tokens from Triton.
+
+\b
+deploykit export my-checkpoint -o out     convert, optimize, quantize, validate and package
+deploykit serve out                       start Triton on the result
+deploykit generate out "def fib(n):"      run it here, without a server
+deploykit inspect out                     what it is, how it came about, how good it is
+deploykit doctor out --release 26.07      will it run there, and in how much memory"""
+
 EPILOG = """\b
 Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or quality · 5 artifact ·
 6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data ·
@@ -89,17 +98,14 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Commands,
+    help=HELP,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="deploykit")
 def commands() -> None:
-    r"""From a Transformer checkpoint to a quantized ONNX model that streams tokens from Triton.
-
-    \b
-    deploykit export my-checkpoint -o out     convert, optimize, quantize, validate and package
-    deploykit serve out                       start Triton on the result
-    deploykit generate out "def fib(n):"      run it here, without a server
-    """
+    """Hold the verbs."""
 
 
 for verb in (export, serve, generate, train, convert, optimize, quantize, validate, package, inspect, doctor):

@@ -40,6 +40,12 @@ def test_lists_the_verbs_in_the_order_of_use() -> None:
     assert list(commands.commands) == VERBS
 
 
+def test_help_shows_how_to_begin_a_command_a_line() -> None:
+    lines = [line.strip() for line in run("--help").stdout.splitlines()]
+    for verb in ("export my-checkpoint -o out", "serve out", "inspect out"):
+        assert sum(line.startswith(f"deploykit {verb} ") for line in lines) == 1, verb
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
     done = run(verb, "--help")
