@@ -10,8 +10,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -286,7 +286,7 @@ class Draft:
             OutputError: the target appeared meanwhile and may not be replaced.
         """
         self._flush()
-        # mkdtemp made the folder for this user alone; the finished artifact is as readable as its umask says.
+        # It was made for this user alone; the finished artifact is as readable as its umask says.
         umask = os.umask(0)
         os.umask(umask)
         self.path.chmod(0o777 & ~umask)
@@ -313,19 +313,35 @@ def draft(target: str | os.PathLike[str], *, overwrite: bool = False, marker: st
     # Not `resolve()`: a link at the target itself must be seen, not followed.
     place = Path(target).parent.resolve() / Path(target).name
     check_target(place, overwrite=overwrite, marker=marker)
+    with hidden_folder(place) as staging:
+        try:
+            yield Draft(staging, place, overwrite=overwrite, marker=marker)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise OutputError(
+                    f"{place}: can't be written: {error.strerror}; make room or choose another -o"
+                ) from error
+            raise
+
+
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """Open an empty folder beside `target`, on the same file system; what is left of it is removed at the end.
+
+    Raises:
+        OutputError: it can't be made there.
+    """
+    # Named before it is made: a signal that comes in between finds the cleaning up begun.
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    except OSError as error:
-        raise OutputError(f"{place}: can't be written: {error.strerror or error}; choose another -o") from error
-    try:
-        yield Draft(staging, place, overwrite=overwrite, marker=marker)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise OutputError(f"{place}: can't be written: {error.strerror}; make room or choose another -o") from error
-        raise
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise OutputError(f"{target}: can't be written: {error.strerror or error}; choose another -o") from error
+        yield folder
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_target(place: Path, *, overwrite: bool, marker: str = MANIFEST) -> None:

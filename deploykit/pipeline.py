@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
-from deploykit.artifact import Artifact, check_target
+from deploykit.artifact import Artifact, check_target, hidden_folder
 from deploykit.auto import choose
 from deploykit.config import ConvertConfig, PackageConfig, Quantization, QuantizeConfig, Until, ValidateConfig
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
 from deploykit.engine.speed import measure_speed
-from deploykit.errors import ConfigError, DeploykitError, OutputError, ParityError, QualityError
+from deploykit.errors import ConfigError, DeploykitError, ParityError, QualityError
 from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
@@ -164,18 +164,11 @@ def model_name(checkpoint: str | Path) -> str:
 @contextmanager
 def _workshop(target: Path) -> Iterator[Path]:
     """Open a hidden folder beside the target: on the same file system, so that stages hand files on as hard links."""
-    parent = target.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=parent))
-    except OSError as error:
-        raise OutputError(f"{target}: can't be written: {error.strerror}; choose another -o") from error
-    try:
-        yield folder
-    except DeploykitError as error:
-        # A stage names the hidden folder it worked in; the user knows only the output.
-        hidden = rf"{re.escape(str(folder))}/(?:auto\.[^/]+/)?\d+(?:/whole|/served)?"
-        error.args = (re.sub(hidden, lambda _: str(target), str(error)),)
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with hidden_folder(target.absolute()) as folder:
+        try:
+            yield folder
+        except DeploykitError as error:
+            # A stage names the hidden folder it worked in; the user knows only the output.
+            hidden = rf"{re.escape(str(folder))}/(?:auto\.[^/]+/)?\d+(?:/whole|/served)?"
+            error.args = (re.sub(hidden, lambda _: str(target), str(error)),)
+            raise

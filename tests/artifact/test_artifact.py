@@ -250,3 +250,19 @@ def test_figures_that_nobody_wrote_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match="its figures can't be read"):
             new.commit(replace(BLANK, history=history, parity={"int8": {"perplexity_loss": "x"}}))
     assert leftovers(tmp_path) == []
+
+
+def test_a_signal_while_the_hidden_folder_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.mkdir
+
+    def interrupted(folder: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        made(folder, mode, parents, exist_ok)
+        if folder.suffix == ".partial":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), draft(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
