@@ -5,7 +5,6 @@ renamed into place once it is whole, so that a process killed at any moment leav
 good one, never a part of either.
 """
 
-import ctypes
 import errno
 import hashlib
 import json
@@ -20,15 +19,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
 from deploykit.card import CARD, has_changes, with_changes
+from deploykit.disk import exchange, fsync
 from deploykit.errors import ArtifactError, OutputError
 from deploykit.spec import VARIANT_FILES, DecoderSpec, Precision
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 REPOSITORY: Final = "model_repository"
-
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2  # linux/fs.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +292,7 @@ class Draft:
     def _flush(self) -> None:
         for file in self.path.rglob("*"):
             if file.is_file():
-                _fsync(file)
+                fsync(file)
 
 
 @contextmanager
@@ -366,22 +363,8 @@ def _move_into_place(staging: Path, target: Path, *, overwrite: bool, marker: st
         staging.replace(target)
     else:
         # The two folders change places in one step; the old one is then removed under the staging name.
-        _exchange(staging, target)
-    _fsync(target.parent)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders: in one step where the kernel can (Linux 3.15), else with the old one aside for an instant."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        renameat2 = None
-    if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
-        return
-    aside = one.with_suffix(".old")
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
+        exchange(staging, target)
+    fsync(target.parent)
 
 
 def _check_name(name: str) -> None:
@@ -406,11 +389,3 @@ def _entry(file: Path) -> FileEntry:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
