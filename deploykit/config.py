@@ -71,6 +71,8 @@ class ConvertConfig:
             raise ConfigError(f"opset must be 20 to 23, got {self.opset}")
         if self.max_context is not None:
             _at_least("max_context", self.max_context, 2, "tokens")
+        if self.cache_memory is not None:
+            _at_least("cache_memory", self.cache_memory, 1, "bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,9 @@ class EngineConfig:
     """Requests that advance together; the others wait."""
     max_context: int | None = None
     """Tokens a row can hold (prompt + answer); the smaller of the model's limit and 4096 where None."""
+    cache_memory: int | None = None
+    """Bytes that keys and values may take; what `max_rows` and `max_context` come to where None, but at most half of the
+    memory that is free once the model is loaded."""
     max_queue: int = 1024
     """Requests that may wait; one more is refused at once."""
     prefill_chunk: int = 128
@@ -200,6 +205,8 @@ class EngineConfig:
             _at_least(name, getattr(self, name), 1)
         if self.max_context is not None:
             _at_least("max_context", self.max_context, 2, "tokens")
+        if self.cache_memory is not None:
+            _at_least("cache_memory", self.cache_memory, 1, "bytes")
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import deploykit.doctor.cgroup as cgroup
+import deploykit.cgroup as cgroup
 from deploykit.doctor.finding import Finding, ok
 
 _X86: Final = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_tile")

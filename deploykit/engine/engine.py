@@ -1,25 +1,28 @@
 """The engine's public face: a packaged model that answers requests in this process."""
 
+import math
 import os
+import time
 from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
 from typing import Final, Self
 
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
+from deploykit.engine.budget import Budget
 from deploykit.engine.decoder import Decoder, make_decoder
-from deploykit.engine.loop import EngineStats, Loop
-from deploykit.engine.params import SamplingParams
+from deploykit.engine.job import Job
+from deploykit.engine.loop import EngineStats, Hooks, Loop
+from deploykit.engine.metrics import Metrics, Stopwatch
+from deploykit.engine.params import SamplingParams, check_params
+from deploykit.engine.penalties import bad_word_tokens
 from deploykit.engine.request import Answer, Completion, Event, Listener, Request
 from deploykit.engine.sampling import Sampler
-from deploykit.engine.scheduler import Job, Scheduler
+from deploykit.engine.scheduler import Scheduler
 from deploykit.engine.session import open_session
 from deploykit.engine.text import Codec, read_prompt
-from deploykit.errors import ConfigError, EngineError
+from deploykit.errors import EngineError, RequestError
 from deploykit.spec import DecoderSpec, Precision
-
-DEFAULT_CONTEXT: Final = 4096
-"""Longest row where nobody says, in tokens; see `EngineConfig.max_context`."""
 
 
 class Engine:
@@ -32,15 +35,26 @@ class Engine:
         codec: Codec | None,
         config: EngineConfig,
         *,
-        on_beat: Callable[[], None] = lambda: None,
+        budget: Budget,
+        hooks: Hooks = Hooks(),
     ) -> None:
         """Start the loop on parts that are at hand; `Engine.open` makes them from an artifact."""
-        self.context: Final = _context(spec, config)
+        self.context: Final = budget.context
         """Longest prompt and answer together, in tokens."""
+        self.metrics: Final = Metrics()
+        """What it has counted and timed, for Prometheus."""
         self._spec = spec
         self._codec = codec
-        scheduler = Scheduler(max_rows=config.max_rows, max_queue=config.max_queue, chunk=config.prefill_chunk)
-        self._loop = Loop(decoder, scheduler, on_beat=on_beat)
+        scheduler = Scheduler(
+            max_rows=config.max_rows,
+            max_queue=config.max_queue,
+            chunk=config.prefill_chunk,
+            cache_tokens=budget.tokens,
+        )
+        self._loop = Loop(decoder, scheduler, self.metrics, hooks)
+        self.metrics.running.set_function(lambda: self.stats().running)
+        self.metrics.waiting.set_function(lambda: self.stats().waiting)
+        self.metrics.cache_usage.set_function(lambda: self.stats().used_tokens / budget.tokens)
 
     @classmethod
     def open(
@@ -50,6 +64,7 @@ class Engine:
         *,
         precision: Precision | None = None,
         on_beat: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return an engine that runs the artifact at `path`, its files verified.
 
@@ -58,6 +73,7 @@ class Engine:
             config: how much to run at once.
             precision: which of its graphs; the served one where None.
             on_beat: a sign of life, called from the loop's thread at every step and at least once a second.
+            on_step: called from the loop's thread after a step's last event.
 
         Raises:
             ArtifactError: the artifact is missing, damaged, or can't be loaded.
@@ -65,42 +81,74 @@ class Engine:
         """
         artifact = Artifact.open(path)
         spec = artifact.contract(precision)
-        context = _context(spec, config)
+        # Once before the weights are loaded, for errors to come early, and once after, for the memory that is left.
+        Budget.of(spec, config)
         session = open_session(artifact, precision=precision, threads=config.threads)
-        decoder = make_decoder(session, spec, rows=config.max_rows, capacity=context)
+        budget = Budget.of(spec, config)
+        decoder = make_decoder(
+            session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes
+        )
         codec = Codec.open(artifact.tokenizer) if artifact.tokenizer else None
-        return cls(decoder, spec, codec, config, on_beat=on_beat)
+        return cls(decoder, spec, codec, config, budget=budget, hooks=Hooks(on_beat=on_beat, on_step=on_step))
 
-    def submit(self, prompt: str | Sequence[int], params: SamplingParams, *, on_event: Listener) -> Request:
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        on_event: Listener,
+        client: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Request:
         """Queue a request and return a handle to cancel it by; any thread may call.
 
         Args:
             prompt: a text, or token ids.
             params: how to choose tokens and when to stop.
             on_event: told of each token by the engine's thread, so it must be quick; if it raises, the request ends.
+            client: whose request it is; clients share the model evenly.
+            priority: lower goes first.
+            timeout: seconds it may wait before it begins; it ends with the reason `timeout` after that.
 
         Raises:
-            RequestError: the prompt is empty, too long or no text; nothing has run.
+            RequestError: the prompt is empty, too long or no text, or a parameter doesn't suit the model; nothing has run.
             QueueFullError: as many requests wait already as may.
             EngineError: the engine has stopped.
         """
         tokens = read_prompt(prompt, self._codec, vocab_size=self._spec.vocab_size, context=self.context)
-        answer = Answer(
-            params,
-            prompt=tokens,
-            room=self.context - len(tokens),
-            eos=frozenset(self._spec.eos_token_ids),
-            codec=self._codec,
-            listener=on_event,
-        )
-        request = Request(job=Job(tokens), sampler=Sampler(params), answer=answer, on_cancel=self._loop.cancel)
+        check_params(params, vocab_size=self._spec.vocab_size)
+        banned = self._spell(params.bad_words)
+        deadline = _deadline(timeout)
+
+        def answer(index: int) -> Answer:
+            return Answer(
+                params,
+                index=index,
+                job=Job(tokens, client=client, priority=priority, deadline=deadline),
+                sampler=Sampler(
+                    params,
+                    index=index,
+                    prompt=tokens,
+                    eos=self._eos,
+                    bad_words=banned,
+                    vocab_size=self._spec.vocab_size,
+                ),
+                watch=Stopwatch(self.metrics, prompt_tokens=len(tokens)),
+                room=self.context - len(tokens),
+                eos=self._eos,
+                codec=self._codec,
+                listener=on_event,
+            )
+
+        request = Request(tuple(answer(index) for index in range(params.n)), on_cancel=self._loop.cancel)
         self._loop.add(request)
         return request
 
     def stream(
         self, prompt: str | Sequence[int], params: SamplingParams = SamplingParams()
     ) -> Generator[Event, None, None]:
-        """Yield a request's events as they come; closing the generator cancels it.
+        """Yield a request's events as they come, those of its `n` answers mixed; closing the generator cancels it.
 
         Raises:
             RequestError: as `submit`, at the first `next`.
@@ -108,10 +156,10 @@ class Engine:
         events: SimpleQueue[Event] = SimpleQueue()
         request = self.submit(prompt, params, on_event=events.put)
         try:
-            finished = False
-            while not finished:
+            unfinished = params.n
+            while unfinished:
                 event = events.get()
-                finished = event.finish_reason is not None
+                unfinished -= event.finish_reason is not None
                 yield event
         finally:
             request.cancel()
@@ -120,22 +168,26 @@ class Engine:
         """Return the whole answer.
 
         Raises:
+            RequestError: as `submit`; or `params` ask for several answers, which `choices` returns.
+            EngineError: the model failed on this request.
+        """
+        if params.n > 1:
+            raise RequestError(f"generate returns one answer, and n is {params.n}; call choices")
+        return self.choices(prompt, params)[0]
+
+    def choices(self, prompt: str | Sequence[int], params: SamplingParams) -> tuple[Completion, ...]:
+        """Return all `n` answers.
+
+        Raises:
             RequestError: as `submit`.
             EngineError: the model failed on this request.
         """
-        events = list(self.stream(prompt, params))
-        last = events[-1]
-        if last.finish_reason == "error":
-            raise EngineError(last.error)
-        assert last.finish_reason
-        return Completion(
-            text="".join(event.text for event in events),
-            token_ids=tuple(token for event in events for token in event.token_ids),
-            finish_reason=last.finish_reason,
-            num_input_tokens=last.num_input_tokens,
-            num_output_tokens=last.num_output_tokens,
-            cumulative_logprob=last.cumulative_logprob,
-        )
+        events: list[list[Event]] = [[] for _ in range(params.n)]
+        for event in self.stream(prompt, params):
+            events[event.index].append(event)
+            if event.finish_reason == "error":
+                raise EngineError(event.error)
+        return tuple(map(_completion, events))
 
     def stats(self) -> EngineStats:
         """Return what the engine does now, and has done."""
@@ -156,12 +208,33 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def _eos(self) -> frozenset[int]:
+        return frozenset(self._spec.eos_token_ids)
 
-def _context(spec: DecoderSpec, config: EngineConfig) -> int:
-    if config.max_context is None:
-        return min(spec.max_context, DEFAULT_CONTEXT)
-    if config.max_context > spec.max_context:
-        raise ConfigError(
-            f"max_context must be at most {spec.max_context} tokens for this model, got {config.max_context}"
-        )
-    return config.max_context
+    def _spell(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        if words and self._codec is None:
+            raise RequestError("this model has no tokenizer, so it can't spell bad_words; use logit_bias")
+        return bad_word_tokens(words, self._codec.spell) if words and self._codec else ()
+
+
+def _deadline(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not 0 < timeout < math.inf:
+        raise RequestError(f"timeout must be more than 0 seconds, got {timeout}")
+    return time.monotonic() + timeout
+
+
+def _completion(events: Sequence[Event]) -> Completion:
+    last = events[-1]
+    assert last.finish_reason
+    return Completion(
+        text="".join(event.text for event in events),
+        token_ids=tuple(token for event in events for token in event.token_ids),
+        logprobs=tuple(logprob for event in events for logprob in event.logprobs),
+        finish_reason=last.finish_reason,
+        num_input_tokens=last.num_input_tokens,
+        num_output_tokens=last.num_output_tokens,
+        cumulative_logprob=last.cumulative_logprob,
+    )

@@ -6,8 +6,9 @@ be quick. A request that fails ends alone; a failure of the loop itself ends the
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.engine.decoder import Decoder
-from deploykit.engine.request import FinishReason, Request
-from deploykit.engine.sampling import Choice
-from deploykit.engine.scheduler import Batch, Job, Scheduler
+from deploykit.engine.job import Batch, Change, Job, Plan, Save
+from deploykit.engine.metrics import Metrics, counted
+from deploykit.engine.request import Answer, FinishReason, Request
+from deploykit.engine.sampling import Choice, choose
+from deploykit.engine.scheduler import Scheduler
 from deploykit.errors import EngineError
 
 IDLE_BEAT: Final = 0.5
@@ -28,45 +31,65 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the loop calls from its own thread; each must be quick."""
+
+    on_beat: Callable[[], None] = lambda: None
+    """A sign of life: before every step, and at least once a second."""
+    on_step: Callable[[], None] = lambda: None
+    """After a step's last event: whoever collects events may hand them on now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineStats:
     """What the engine does now, and what it has done since it was opened."""
 
     running: int
-    """Requests that have a row."""
+    """Sequences that have a row; a request has one for each of its answers."""
     waiting: int
-    """Requests that wait for one."""
+    """Sequences that wait for one, those set aside included."""
+    parked: int
+    """Sequences set aside until the cache has room again."""
     rows: int
-    """Requests that can run at once."""
+    """Sequences that can run at once."""
     cache_bytes: int
-    """Memory set aside for keys and values."""
+    """Memory that keys and values take now."""
+    cache_tokens: int
+    """Tokens the cache may hold."""
+    used_tokens: int
+    """Tokens it holds, each row's rounded up to a step."""
     prompt_tokens: int
-    """Prompt tokens of the requests taken so far."""
+    """Prompt tokens of the sequences begun so far."""
     generated_tokens: int
     """Answer tokens so far."""
     steps: int
     """Batches run so far."""
+    preemptions: int
+    """Sequences set aside so far."""
 
 
 class Loop:
     """A thread that advances every open request by one step after another."""
 
-    def __init__(self, decoder: Decoder, scheduler: Scheduler, *, on_beat: Callable[[], None]) -> None:
+    def __init__(self, decoder: Decoder, scheduler: Scheduler, metrics: Metrics, hooks: Hooks) -> None:
         self._decoder = decoder
         self._scheduler = scheduler
-        self._on_beat = on_beat
-        self._requests: dict[Job, Request] = {}
+        self._metrics = metrics
+        self._hooks = hooks
+        self._answers: dict[Job, Answer] = {}
+        """Those that are open, by the job that computes them."""
         self._cancelled: deque[Request] = deque()
         self._changed = threading.Condition()
-        """Guards the scheduler, the open requests, and how the loop ends."""
+        """Guards the scheduler, the open answers, and how the loop ends."""
         self._closing = False
         self._stopped: str | None = None
         """Why the loop has ended; None while it runs."""
-        self._prompt_tokens = self._generated_tokens = self._steps = 0
-        self._thread = threading.Thread(target=self._run, name="deploykit-engine", daemon=True)
+        self._steps = 0
+        self._thread = threading.Thread(target=self._run_until_closed, name="deploykit-engine", daemon=True)
         self._thread.start()
 
     def add(self, request: Request) -> None:
-        """Queue a request.
+        """Queue a request: all of its answers, or none.
 
         Raises:
             QueueFullError: as many wait already as may.
@@ -75,9 +98,8 @@ class Loop:
         with self._changed:
             if self._stopped or self._closing:
                 raise EngineError(self._stopped or _CLOSED)
-            self._scheduler.add(request.job)
-            self._requests[request.job] = request
-            self._prompt_tokens += len(request.job.tokens)
+            self._scheduler.add(*(answer.job for answer in request.answers))
+            self._answers.update((answer.job, answer) for answer in request.answers)
             self._changed.notify()
 
     def cancel(self, request: Request) -> None:
@@ -103,20 +125,24 @@ class Loop:
             return EngineStats(
                 running=self._scheduler.running,
                 waiting=self._scheduler.waiting,
+                parked=self._scheduler.parked,
                 rows=self._scheduler.rows,
                 cache_bytes=self._decoder.cache_bytes,
-                prompt_tokens=self._prompt_tokens,
-                generated_tokens=self._generated_tokens,
+                cache_tokens=self._scheduler.cache_tokens,
+                used_tokens=self._scheduler.used_tokens,
+                prompt_tokens=counted(self._metrics.prompt_tokens),
+                generated_tokens=counted(self._metrics.generation_tokens),
                 steps=self._steps,
+                preemptions=counted(self._metrics.preemptions),
             )
 
     # From here on, everything runs in the loop's own thread.
 
-    def _run(self) -> None:
+    def _run_until_closed(self) -> None:
         failure = None
         try:
             while not self._closing:
-                self._on_beat()
+                self._hooks.on_beat()
                 self._turn()
         except Exception as error:
             failure = f"the engine stopped after a failure ({type(error).__name__}); start it again"
@@ -124,94 +150,108 @@ class Loop:
             _log.critical("%s", failure, exc_info=_log.isEnabledFor(logging.DEBUG))
         with self._changed:
             self._stopped = failure or _CLOSED
-            left = list(self._requests.values())
-        for request in left:
-            self._end(request, "error" if failure else "cancelled", failure)
+            left = list(self._answers.values())
+        for answer in left:
+            self._end(answer, "error" if failure else "cancelled", failure)
+        self._hooks.on_step()
 
     def _turn(self) -> None:
         """Schedule → run → sample → emit."""
-        self._drop_cancelled()
-        batch = self._schedule()
-        if batch is not None:
-            self._step(batch)
+        self._drop_unwanted()
+        plan = self._schedule()
+        if plan is not None:
+            self._prepare(plan.changes)
+            for batch, logits in self._run(plan.batch):
+                answers = self._advance(batch)
+                choices = choose([answer.sampler for answer in answers], logits[: len(answers)])
+                for answer, choice in zip(answers, choices, strict=True):
+                    self._emit(answer, choice)
+        self._hooks.on_step()
 
-    def _step(self, batch: Batch) -> None:
-        """Run a batch; each row that is through its prompt gets a token."""
+    def _drop_unwanted(self) -> None:
+        """End what was cancelled, and what waited longer than its caller would."""
+        while self._cancelled:
+            for answer in self._cancelled.popleft().answers:
+                if answer.finish_reason is None:
+                    self._end(answer, "cancelled")
+        with self._changed:
+            late = [self._answers[job] for job in self._scheduler.overdue(time.monotonic())]
+        for answer in late:
+            self._end(answer, "timeout")
+
+    def _schedule(self) -> Plan | None:
+        """Return what comes next; where there is nothing, wait a moment for a request and return None."""
+        with self._changed:
+            plan = self._scheduler.schedule()
+            if plan is None and not self._closing:
+                self._changed.wait(IDLE_BEAT)
+            return plan
+
+    def _prepare(self, changes: tuple[Change, ...]) -> None:
+        """Move rows, set some aside and bring some back, as the scheduler says."""
+        for change in changes:
+            kept = self._decoder.apply(change)
+            if isinstance(change, Save):
+                # What couldn't be kept is computed again when the job comes back.
+                change.job.cached = kept
+                self._metrics.preemptions.inc()
+
+    def _run(self, batch: Batch) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Yield a batch and the logits [B, V] of its rows.
+
+        Where that fails, its rows run one by one, so that only those fail that can't run alone either.
+        """
         try:
             logits = self._decoder.run(batch)
         except Exception as error:
-            self._step_apart(batch, error)
-            return
-        for request, row in zip(self._advance(batch), logits, strict=False):
-            choice = self._sample(request, row)
-            if choice is not None:
-                self._emit(request, choice)
+            if len(batch.jobs) == 1:
+                self._fail(batch.jobs[0], error)
+                return
+            for job in batch.jobs:
+                # An earlier one may have left by now, and this one may have moved.
+                assert job.row is not None
+                yield from self._run(Batch(first_row=job.row, jobs=(job,), new=batch.new))
+        else:
+            yield batch, logits
 
-    def _drop_cancelled(self) -> None:
-        while self._cancelled:
-            request = self._cancelled.popleft()
-            if not request.finished:
-                self._end(request, "cancelled")
+    def _fail(self, job: Job, error: Exception) -> None:
+        _log.error("the model failed on a request: %s", error)
+        self._end(self._answers[job], "error", f"the model failed on it ({type(error).__name__})")
 
-    def _schedule(self) -> Batch | None:
-        """Return what runs next; where there is nothing, wait a moment for a request and return None."""
-        with self._changed:
-            batch = self._scheduler.schedule()
-            if batch is None and not self._closing:
-                self._changed.wait(IDLE_BEAT)
-            return batch
-
-    def _advance(self, batch: Batch) -> list[Request]:
-        """Note that a batch has run, and return the requests that get a token from it, in row order."""
+    def _advance(self, batch: Batch) -> list[Answer]:
+        """Note that a batch has run, and return the answers that get a token from it, in row order."""
         with self._changed:
             self._steps += 1
-            ready = self._scheduler.advance(batch)
-            return [self._requests[job] for job in ready]
+            return [self._answers[job] for job in self._scheduler.advance(batch)]
 
-    def _sample(self, request: Request, logits: NDArray[np.float32]) -> Choice | None:
-        """Return a request's next token from its logits [V], or None where they are unusable: the request then ends."""
-        try:
-            return request.sampler.choose(logits)
-        except FloatingPointError as error:
-            self._end(request, "error", f"{error}; check the model with deploykit validate")
-            return None
-
-    def _emit(self, request: Request, choice: Choice) -> None:
-        """Give a request its next token."""
-        request.job.tokens.append(choice.token)
-        self._generated_tokens += 1
-        try:
-            request.answer.add(choice)
-        except Exception as error:
-            self._abandon(request, error)
-        if request.finished:
-            self._release(request)
-
-    def _step_apart(self, batch: Batch, error: Exception) -> None:
-        """Run the rows of a failed batch one by one, so that only those fail that can't run alone either."""
-        if len(batch.jobs) > 1:
-            for job in batch.jobs:
-                assert job.row is not None
-                self._step(Batch(first_row=job.row, jobs=(job,), new=batch.new))
+    def _emit(self, answer: Answer, choice: Choice | None) -> None:
+        """Give an answer its next token, or end it where the model gave none."""
+        if choice is None:
+            self._end(answer, "error", "the model's logits are not finite; check the model with deploykit validate")
             return
-        _log.error("the model failed on a request: %s", error)
-        self._end(self._requests[batch.jobs[0]], "error", f"the model failed on it ({type(error).__name__})")
-
-    def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
-        self._release(request)
         try:
-            request.answer.end(reason, error)
+            answer.add(choice)
+        except Exception as error:
+            self._abandon(answer, error)
+        if answer.finish_reason:
+            self._release(answer.job)
+
+    def _end(self, answer: Answer, reason: FinishReason, error: str | None = None) -> None:
+        self._release(answer.job)
+        try:
+            answer.end(reason, error)
         except Exception as failure:
-            self._abandon(request, failure)
+            self._abandon(answer, failure)
 
-    def _abandon(self, request: Request, error: Exception) -> None:
-        """Finish a request whose listener can't be told anything any more."""
+    def _abandon(self, answer: Answer, error: Exception) -> None:
+        """Finish an answer whose listener can't be told anything any more."""
         _log.error("a request ends, since its listener failed: %s", type(error).__name__)
-        request.answer.finish_reason = "error"
+        answer.finish_reason = "error"
 
-    def _release(self, request: Request) -> None:
-        """Free a request's row."""
+    def _release(self, job: Job) -> None:
+        """Free a job's row."""
         with self._changed:
-            del self._requests[request.job]
-            moves = self._scheduler.remove(request.job)
-        self._decoder.forget(request.job, moves)
+            del self._answers[job]
+            changes = self._scheduler.remove(job)
+        for change in changes:
+            self._decoder.apply(change)

@@ -64,6 +64,10 @@ class Codec:
             ) from None
         return list(self._tokenizer.encode(text).ids)
 
+    def spell(self, text: str) -> list[int]:
+        """Return the tokens of a piece of text, without those that the tokenizer adds at a prompt's ends."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, specials left out."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))

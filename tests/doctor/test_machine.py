@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploykit.doctor import cgroup
+import deploykit.cgroup as cgroup
 from deploykit.doctor.finding import worst
 from deploykit.doctor.machine import check_machine, gpu, has_dot_product, instructions, memory_figures, overflows_int8
 

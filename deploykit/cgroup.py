@@ -1,4 +1,4 @@
-"""What a container may use of the machine: limits of the second cgroup version."""
+"""What this process may use of the machine: the limits of its container (second cgroup version), and what is free."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,23 @@ def memory_limit(root: Path = ROOT) -> int | None:
         return int((root / "memory.max").read_text())
     except (OSError, ValueError):
         return None
+
+
+def available_memory(root: Path = ROOT) -> int | None:
+    """Return the bytes that can still be had, of the machine's and of this cgroup's, or None where nobody tells."""
+    figures = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        figures.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass
+    limit = memory_limit(root)
+    if limit is not None:
+        try:
+            figures.append(max(0, limit - int((root / "memory.current").read_text())))
+        except (OSError, ValueError):
+            figures.append(limit)
+    return min(figures, default=None)
 
 
 def affinity() -> int:

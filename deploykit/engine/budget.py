@@ -1,0 +1,67 @@
+"""How many tokens the cache may hold, in all and in one row."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import deploykit.cgroup as cgroup
+from deploykit.config import EngineConfig
+from deploykit.engine.scheduler import CACHE_STEP
+from deploykit.errors import ConfigError
+from deploykit.spec import DecoderSpec
+
+DEFAULT_CONTEXT: Final = 4096
+"""Longest row where nobody says, in tokens; see `EngineConfig.max_context`."""
+DEFAULT_SHARE: Final = 0.5
+"""Of the memory that is free once the weights are loaded, where nobody says; see `EngineConfig.cache_memory`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the cache may grow to."""
+
+    tokens: int
+    """In all; a multiple of `CACHE_STEP`."""
+    context: int
+    """In one row."""
+    bytes: int
+    """Memory that so many tokens take."""
+
+    @classmethod
+    def of(cls, spec: DecoderSpec, config: EngineConfig) -> "Budget":
+        """Return the budget of a model under a configuration.
+
+        Raises:
+            ConfigError: `max_context` is more than the model's, or than `cache_memory` holds.
+        """
+        context = _context(spec, config)
+        each = spec.cache_bytes_per_token()
+        most = config.max_rows * _stepped(context)
+        tokens = min(most, _memory(config, each * most) // each // CACHE_STEP * CACHE_STEP)
+        least = _stepped(2 if config.max_context is None else context)
+        if tokens < least:
+            raise ConfigError(
+                f"cache_memory holds {tokens} tokens of {each:,} bytes, and a row of this model needs {least}: "
+                f"give it at least {least * each:,} bytes" + (" or lower max_context" if config.max_context else "")
+            )
+        return cls(tokens=tokens, context=min(context, tokens), bytes=tokens * each)
+
+
+def _memory(config: EngineConfig, most: int) -> int:
+    if config.cache_memory is not None:
+        return config.cache_memory
+    available = cgroup.available_memory()
+    return most if available is None else int(available * DEFAULT_SHARE)
+
+
+def _context(spec: DecoderSpec, config: EngineConfig) -> int:
+    if config.max_context is None:
+        return min(spec.max_context, DEFAULT_CONTEXT)
+    if config.max_context > spec.max_context:
+        raise ConfigError(
+            f"max_context must be at most {spec.max_context} tokens for this model, got {config.max_context}"
+        )
+    return config.max_context
+
+
+def _stepped(tokens: int) -> int:
+    return -(-tokens // CACHE_STEP) * CACHE_STEP
