@@ -1,90 +1,102 @@
-"""Choosing the next token from a row of logits."""
+"""Choosing the next tokens from the logits of a batch: each row by its own request's wishes and random numbers."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploykit.engine.drawing import Warp, draw, largest
 from deploykit.engine.params import SamplingParams
+from deploykit.engine.penalties import BadWords, Penalties
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A token, and how likely the model itself held it (before temperature, top-k and top-p)."""
+    """A token, and how likely the model itself held it and others, where that was asked for."""
 
     token: int
-    logprob: float
+    logprob: float | None = None
+    """In nats, before anything changed the logits."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens and their log probabilities, the likeliest first; of equals, the lowest id first."""
 
 
 class Sampler:
-    """One request's choices; its random numbers are its own, so nothing that runs beside can change them."""
+    """The choices of one of a request's answers; its random numbers are its own, so nothing beside can change them."""
 
-    def __init__(self, params: SamplingParams) -> None:
-        self._temperature = params.effective_temperature
-        self._top_k = params.top_k if params.top_k is not None and params.top_k > 0 else None
-        self._top_p = params.top_p if params.top_p is not None and params.top_p < 1 else None
-        self._random = np.random.default_rng(params.seed)
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        index: int = 0,
+        prompt: Sequence[int] = (),
+        eos: Iterable[int] = (),
+        bad_words: BadWords = (),
+        vocab_size: int,
+    ) -> None:
+        """Begin an answer.
 
-    def choose(self, logits: FloatArray) -> Choice:
-        """Return the next token for a row of logits [V].
-
-        Raises:
-            FloatingPointError: the logits hold NaN or +inf, or nothing but -inf.
+        Args:
+            params: checked by `check_params`.
+            index: which of the request's answers.
+            prompt: tokens before the answer.
+            eos: tokens that end an answer.
+            bad_words: sequences of tokens that must not come.
+            vocab_size: V.
         """
-        best = int(logits.argmax())
-        with np.errstate(invalid="ignore"):
-            shifted = logits - logits[best]
-        spread = float(np.log(np.exp(shifted).sum(dtype=np.float64)))
-        # The largest is 0 after the shift: NaN here means NaN or infinity in the logits.
-        if not np.isfinite(spread):
-            raise FloatingPointError("the model's logits are not finite")
-        token = best if self._temperature == 0 else self._draw(shifted)
-        return Choice(token=token, logprob=float(shifted[token]) - spread)
+        self._penalties = Penalties(params, prompt=prompt, eos=eos, bad_words=bad_words, vocab_size=vocab_size)
+        self._warp = Warp.of(params)
+        self._logprobs = params.logprobs
+        seed = params.seed if params.seed is None or index == 0 else [params.seed, index]
+        self._random = np.random.default_rng(seed)
 
-    def _draw(self, shifted: FloatArray) -> int:
-        tokens, weights = candidates(shifted, temperature=self._temperature, top_k=self._top_k, top_p=self._top_p)
-        reached = np.cumsum(weights)
-        place = np.searchsorted(reached, self._random.random() * reached[-1], side="right")
-        # Rounding can put the product on the last sum itself.
-        return int(tokens[min(int(place), len(tokens) - 1)])
+    def next(self, logits: FloatArray, best: int) -> Choice | None:
+        """Return the next token; None where the logits are unusable, or nothing is left of them.
+
+        Args:
+            logits: a row [V], which is changed.
+            best: place of the largest, or of a NaN.
+        """
+        if not np.isfinite(logits[best]):
+            return None
+        own = None if self._logprobs is None else logits.copy()
+        token = self._choose(logits, best)
+        if token is None:
+            return None
+        self._penalties.add(token)
+        return Choice(token=token) if own is None else _described(token, own, best, self._logprobs or 0)
+
+    def _choose(self, logits: FloatArray, best: int) -> int | None:
+        if self._penalties.active:
+            self._penalties.apply(logits)
+            best = int(logits.argmax())
+            if not np.isfinite(logits[best]):
+                return None
+        return best if self._warp is None else draw(logits, self._warp, self._random, peak=float(logits[best]))
 
 
-def candidates(
-    logits: FloatArray, *, temperature: float, top_k: int | None, top_p: float | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the tokens that may be drawn and their weights, in the order of transformers: temperature, top-k, top-p.
-
-    The weights need not sum to 1. Tokens as likely as the K-th stay, as in transformers.
+def choose(samplers: Sequence[Sampler], logits: FloatArray) -> list[Choice | None]:
+    """Return each row's next token; None for a row that is no distribution: NaN, +inf, or -inf everywhere.
 
     Args:
-        logits: a row [V] whose largest is 0, so that no temperature, however small, gives infinity.
-        temperature: above 0.
-        top_k: tokens to keep; all where None.
-        top_p: share of the probability to keep, below 1; all where None.
+        samplers: of the rows, B.
+        logits: [B, V], which are changed.
     """
-    tokens = np.arange(len(logits))
-    if top_k is not None and top_k < len(logits):
-        # The order is that of the scaled logits, and few are left to scale.
-        tokens = np.flatnonzero(logits >= np.partition(logits, -top_k)[-top_k])
-    with np.errstate(over="ignore"):
-        weights = np.exp(logits[tokens].astype(np.float64) / temperature)
-    if top_p is not None:
-        kept = _nucleus(weights, top_p)
-        return tokens[kept], weights[kept]
-    return tokens, weights
+    # What overflows here is meant to.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # The largest of a row is NaN if any of it is.
+        best = logits.argmax(axis=1).tolist()
+        return [sampler.next(row, place) for sampler, row, place in zip(samplers, logits, best, strict=True)]
 
 
-def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """Return the places of the heaviest weights, in order of place: each has less than `top_p` of the sum before it."""
-    total = weights.sum()
-    # All that are lighter than the mean of what is left out are left out; half of it leaves room for rounding.
-    places = np.flatnonzero(weights >= 0.5 * (1 - top_p) * total / len(weights))
-    heaviest = np.sort(weights[places])[::-1]
-    before = np.cumsum(heaviest) - heaviest
-    kept = max(1, int(np.searchsorted(before, top_p * total)))
-    # Of equals, those with the lowest ids, so that the same request always draws the same token.
-    above = np.flatnonzero(weights > heaviest[kept - 1])
-    equal = np.flatnonzero(weights == heaviest[kept - 1])[: kept - len(above)]
-    return np.sort(np.concatenate([above, equal]))
+def _described(token: int, logits: FloatArray, best: int, count: int) -> Choice:
+    """Return a choice with what the model held likely, by its own logits [V]."""
+    peak = logits[best]
+    spread = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    places = largest(logits, min(count, len(logits))) if count else np.empty(0, np.int64)
+    order = np.argsort(-logits[places], kind="stable")[:count]
+    top = tuple((int(place), float(logits[place]) - spread) for place in places[order])
+    return Choice(token=token, logprob=float(logits[token]) - spread, top=top)

@@ -1,5 +1,6 @@
 """Parameters from values nobody has checked."""
 
+import json
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploykit.engine import SamplingParams
+from deploykit.engine.params import SamplingParams, check_params
 from deploykit.errors import RequestError
 
 
@@ -41,16 +42,48 @@ from deploykit.errors import RequestError
         ("stop", ["a"] * 17, r"stop must be at most 16 texts, none empty; got 17"),
         ("stop", ["a", 1], r"stop must be a text or a list of texts"),
         ("stop", {"a": 1}, r"stop must be a text or a list of texts"),
+        ("min_tokens", -1, r"min_tokens must be 0 to 2147483647, got -1"),
+        ("min_tokens", 65, r"min_tokens must be at most max_tokens, 64; got 65"),
+        ("min_p", -0.1, r"min_p must be 0 to 1, got -0.1"),
+        ("min_p", math.nan, r"min_p must be 0 to 1, got nan"),
+        ("min_p", [0.1], r"min_p must be a number, got \[0.1\]"),
+        ("repetition_penalty", 0, r"repetition_penalty must be 0.01 to 100, got 0.0"),
+        ("repetition_penalty", math.inf, r"repetition_penalty must be 0.01 to 100, got inf"),
+        ("presence_penalty", 2.1, r"presence_penalty must be -2 to 2, got 2.1"),
+        ("presence_penalty", "1", r"presence_penalty must be a number, got '1'"),
+        ("frequency_penalty", -2.1, r"frequency_penalty must be -2 to 2, got -2.1"),
+        ("frequency_penalty", math.nan, r"frequency_penalty must be -2 to 2, got nan"),
+        ("logit_bias", [[1, 2]], r"logit_bias must be an object of token ids and numbers, got \[\[1, 2\]\]"),
+        ("logit_bias", {"1": 101}, r"logit_bias of token 1 must be -100 to 100, got 101.0"),
+        ("logit_bias", {"1": math.nan}, r"logit_bias of token 1 must be -100 to 100, got nan"),
+        ("logit_bias", {"1": None}, r"logit_bias of a token must be a number, got None"),
+        ("logit_bias", {"-1": 1}, r"logit_bias: a token id must be an integer, got '-1'"),
+        ("logit_bias", {"²": 1}, r"logit_bias: a token id must be an integer, got '\\xb2'"),
+        ("logit_bias", {"9" * 5000: 1}, r"logit_bias: a token id must be an integer, got '999"),
+        ("logit_bias", {str(2**31): 1}, r"logit_bias: a token id must be 0 to 2147483647, got 2147483648"),
+        ("logit_bias", {"1": 1, "01": 2}, r"logit_bias must be at most 300 token ids, all different; got 2"),
+        ("logit_bias", {str(i): 1 for i in range(301)}, r"logit_bias must be at most 300 token ids.* got 301"),
+        ("bad_words", ["a", ""], r"bad_words must be at most 64 texts, none empty; got 2"),
+        ("bad_words", ["a"] * 65, r"bad_words must be at most 64 texts, none empty; got 65"),
+        ("bad_words", [["a"]], r"bad_words must be a text or a list of texts"),
+        ("stop_token_ids", 5, r"stop_token_ids must be a list of token ids, got 5"),
+        ("stop_token_ids", [True], r"stop_token_ids: a token id must be an integer, got True"),
+        ("stop_token_ids", [-1], r"stop_token_ids: a token id must be 0 to 2147483647, got -1"),
+        ("stop_token_ids", [*range(65)], r"stop_token_ids must be at most 64 token ids, all different; got 65"),
+        ("logprobs", 21, r"logprobs must be 0 to 20, got 21"),
+        ("logprobs", True, r"logprobs must be an integer, got True"),
+        ("n", 0, r"n must be 1 to 16, got 0"),
+        ("n", 17, r"n must be 1 to 16, got 17"),
         ("ignore_eos", 1, r"ignore_eos must be true or false, got 1"),
         ("do_sample", "yes", r"do_sample must be true or false, got 'yes'"),
-        ("best_of", 2, r"unknown parameter 'best_of'; those known are max_tokens, temperature, top_k"),
+        ("best_of", 2, r"unknown parameter 'best_of'; those known are max_tokens, min_tokens, temp"),
     ],
 )
 def test_names_the_field_its_value_and_the_bounds(name: str, value: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:
         SamplingParams.from_mapping({name: value})
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value).encode()) < 200
+    assert len(str(caught.value).encode()) < 300
 
 
 def test_checks_values_given_in_python_too() -> None:
@@ -58,6 +91,8 @@ def test_checks_values_given_in_python_too() -> None:
         SamplingParams(max_tokens=0)
     with pytest.raises(RequestError, match="stop"):
         SamplingParams(stop=("",))
+    with pytest.raises(RequestError, match="logit_bias"):
+        SamplingParams(logit_bias=((3, math.inf),))
 
 
 def test_takes_transformers_names() -> None:
@@ -86,11 +121,30 @@ def test_takes_numpy_scalars_and_null() -> None:
         ({"temperature": 0.3}, 0.3),
         ({"top_k": 5}, 1),
         ({"top_p": 0.5}, 1),
+        ({"min_p": 0.1}, 1),
         ({"seed": 0}, 1),
+        ({"n": 2}, 1),
+        ({"n": 2, "temperature": 0}, 0),
+        ({"repetition_penalty": 1.5, "logprobs": 3}, 0),
     ],
 )
 def test_is_greedy_unless_sampling_is_asked_for(given: dict[str, Any], temperature: float) -> None:
     assert SamplingParams.from_mapping(given).effective_temperature == temperature
+
+
+def test_reads_token_ids_and_biases_as_json_has_them() -> None:
+    text = '{"logit_bias": {"7": -100, "0": 1.5}, "stop_token_ids": [3, 4], "bad_words": "no"}'
+    params = SamplingParams.from_mapping(json.loads(text))
+    assert params == SamplingParams(logit_bias=((7, -100.0), (0, 1.5)), stop_token_ids=(3, 4), bad_words=("no",))
+    assert SamplingParams.from_mapping({"logit_bias": {7: 1}}) == SamplingParams(logit_bias=((7, 1.0),))
+
+
+@pytest.mark.parametrize("given", [{"stop_token_ids": [100]}, {"logit_bias": {"100": 1}}])
+def test_refuses_token_ids_that_the_model_does_not_have(given: dict[str, Any]) -> None:
+    params = SamplingParams.from_mapping(given)
+    check_params(params, vocab_size=101)
+    with pytest.raises(RequestError, match=r": a token id of this model must be 0 to 99, got 100"):
+        check_params(params, vocab_size=100)
 
 
 NAMES = st.sampled_from([*SamplingParams.__dataclass_fields__, "max_new_tokens", "do_sample"])
