@@ -14,6 +14,7 @@ from altering import altered, append, constant
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
 from deploykit.engine import Engine, Event, Listener, Request, SamplingParams
+from deploykit.engine.budget import Budget
 from deploykit.engine.decoder import make_decoder
 from deploykit.engine.session import open_session
 from deploykit.engine.text import Codec
@@ -27,13 +28,12 @@ Ask = tuple[str | Sequence[int], SamplingParams]
 def open_engine(artifact: Artifact, config: EngineConfig = SMALL, **contract: Any) -> Engine:
     """Return an engine on an artifact with some fields of its contract changed."""
     spec = replace(artifact.manifest.decoder, **contract)
+    budget = Budget.of(spec, config)
+    session = open_session(artifact, threads=config.threads)
     decoder = make_decoder(
-        open_session(artifact, threads=config.threads),
-        spec,
-        rows=config.max_rows,
-        capacity=config.max_context or spec.max_context,
+        session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes
     )
-    return Engine(decoder, spec, Codec.open(artifact.path / "tokenizer.json"), config)
+    return Engine(decoder, spec, Codec.open(artifact.path / "tokenizer.json"), config, budget=budget)
 
 
 def together(

@@ -14,6 +14,8 @@ from deploykit.cli import console, options
 @options.artifact
 @click.argument("prompt")
 @options.sampling
+@click.option("-n", "n", type=int, default=None, help="Answers to one prompt, each printed when all are complete.")
+@click.option("--logprobs", type=int, default=None, metavar="N", help="With --json: log-probabilities, N likeliest too.")
 @options.precision
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @options.as_json
@@ -23,14 +25,19 @@ def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_js
 
     text = sys.stdin.read() if prompt == "-" else prompt
     given = {name: value for name, value in sampling.items() if value not in (None, ())}
-    params = SamplingParams.from_mapping(given | ({"stop": list(given["stop"])} if "stop" in given else {}))
+    params = SamplingParams.from_mapping(given)
     with console.spinner("loading the model"):
         engine = Engine.open(artifact, precision=precision)
     with engine:
-        if as_json:
+        if as_json and params.n == 1:
             console.print_json(dataclasses.asdict(engine.generate(text, params)))
-        elif no_stream:
-            click.echo(engine.generate(text, params).text)
+        elif as_json:
+            console.print_json([dataclasses.asdict(answer) for answer in engine.choices(text, params)])
+        elif no_stream or params.n > 1:
+            for number, answer in enumerate(engine.choices(text, params), 1):
+                if params.n > 1:
+                    click.secho(f"{number} of {params.n}", dim=True)
+                click.echo(answer.text)
         else:
             for event in engine.stream(text, params):
                 click.echo(event.text, nl=False)

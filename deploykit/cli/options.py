@@ -206,7 +206,21 @@ def sampling(function: F) -> F:
         click.option(
             "--top-p", type=float, default=None, help="Sample from the most likely tokens that hold this probability."
         ),
+        click.option(
+            "--min-p", type=float, default=None, help="Sample from tokens at least this share as likely as the likeliest."
+        ),
+        click.option(
+            "--repetition-penalty", type=float, default=None, help="Above 1, tokens seen before are less likely."
+        ),
+        click.option(
+            "--presence-penalty", type=float, default=None, help="Taken from the logits of tokens already written."
+        ),
+        click.option(
+            "--frequency-penalty", type=float, default=None, help="The same, times how often they were written."
+        ),
+        click.option("--bad-words", multiple=True, metavar="TEXT", help="Never write this; may be repeated."),
         click.option("--seed", type=int, default=None, help="Make sampling repeatable."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+        click.option("--min-tokens", type=int, default=None, help="Shortest answer, in tokens."),
         click.option("--ignore-eos", is_flag=True, default=None, help="Go on past the end-of-text token."),
     )(function)

@@ -30,7 +30,7 @@ PROMPTS = [
     "name",
 ]
 LENGTH = 40
-GREEDY = SamplingParams(max_tokens=LENGTH)
+GREEDY = SamplingParams(max_tokens=LENGTH, logprobs=0)
 SEEDED = SamplingParams(max_tokens=LENGTH, temperature=0.9, top_k=40, top_p=0.95, seed=11)
 """Few draws of so sharp a distribution would differ; 40 of them don't all fall on the likeliest token."""
 
