@@ -71,8 +71,6 @@ class ConvertConfig:
             raise ConfigError(f"opset must be 20 to 23, got {self.opset}")
         if self.max_context is not None:
             _at_least("max_context", self.max_context, 2, "tokens")
-        if self.cache_memory is not None:
-            _at_least("cache_memory", self.cache_memory, 1, "bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
