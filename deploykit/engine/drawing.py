@@ -1,7 +1,8 @@
 """Drawing a token from a row of logits, in time that hardly depends on what was asked for.
 
 A row is looked at in groups that lie like the columns of a matrix, so that the largest of each group, or its sum, is
-found at the speed of memory. Few groups can hold one of the K largest; the others are never looked at again.
+found at the speed of memory. The largest of the groups say how large the K largest logits are at least, and a token is
+drawn by first drawing its group.
 """
 
 import math
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.engine.params import SamplingParams
+from deploykit.engine.softmax import Softmax
 
 FloatArray = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -51,7 +53,7 @@ class Warp:
         )
 
 
-def draw(logits: FloatArray, warp: Warp, random: np.random.Generator, *, peak: float) -> int:
+def draw(logits: FloatArray, warp: Warp, random: np.random.Generator, *, peak: float, softmax: Softmax) -> int:
     """Return a token drawn from a row [V], which is changed.
 
     Args:
@@ -59,17 +61,16 @@ def draw(logits: FloatArray, warp: Warp, random: np.random.Generator, *, peak: f
         warp: what may be drawn.
         random: uniform numbers.
         peak: the largest of the logits.
+        softmax: takes rows of this size.
     """
-    tokens = _few(logits, warp, peak)
+    tokens = few(logits, warp, peak=peak)
     if tokens is not None:
-        return draw_from_few(tokens, logits[tokens], warp, random)
-    weights = np.subtract(logits, np.float32(peak), out=logits)
-    if warp.temperature != 1:
-        weights /= np.float32(warp.temperature)
-    return draw_from_all(np.exp(weights, out=weights), warp, random)
+        tokens, weights = kept(tokens, logits[tokens], warp)
+        return int(tokens[_place(weights.cumsum(), random)])
+    return draw_from_all(softmax(logits, peak=peak, temperature=warp.temperature), warp, random)
 
 
-def _few(logits: FloatArray, warp: Warp, peak: float) -> Ids | None:
+def few(logits: FloatArray, warp: Warp, *, peak: float) -> Ids | None:
     """Return the tokens that top-k or min-p leave, in order, if they are few.
 
     Otherwise return None; logits that top-k leaves out are -inf then.
@@ -81,46 +82,61 @@ def _few(logits: FloatArray, warp: Warp, peak: float) -> Ids | None:
     elif warp.min_p and warp.top_p is None:
         # Rounded down; those below that this lets in are left out again by their weight.
         bound = np.nextafter(np.float32(peak + warp.temperature * math.log(warp.min_p)), np.float32(-np.inf))
-        tokens = np.flatnonzero(logits >= bound)
+        kept = _at_least(logits, bound)
+        if np.count_nonzero(kept) > FEW:
+            return None
+        tokens = kept.nonzero()[0]
     elif len(logits) <= FEW:
-        tokens = np.flatnonzero(logits > -np.inf)
+        tokens = (logits > -np.inf).nonzero()[0]
     else:
         return None
     return tokens if len(tokens) <= FEW else None
 
 
-def draw_from_few(tokens: Ids, logits: FloatArray, warp: Warp, random: np.random.Generator) -> int:
-    """Return one of `tokens`, in order of their ids, which top-k has left; the largest logit is among theirs."""
+def kept(tokens: Ids, logits: FloatArray, warp: Warp) -> tuple[Ids, NDArray[np.float64]]:
+    """Return those of `tokens` that may be drawn, and their weights, the largest 1.
+
+    Args:
+        tokens: in order; top-k has been applied.
+        logits: of these tokens; the row's largest is among them.
+        warp: what may be drawn.
+    """
     weights = np.exp((logits.astype(np.float64) - float(logits.max())) / warp.temperature)
-    if warp.top_p is not None or warp.min_p:
-        # The likeliest first; of equals, those with the lowest ids, so that a request always draws from the same.
-        order = np.argsort(-weights, kind="stable")
-        tokens, weights = tokens[order], weights[order]
-    reached = np.cumsum(weights)
+    if warp.top_p is None and not warp.min_p:
+        return tokens, weights
+    # The likeliest first; of equals, those with the lowest ids, so that a request always draws from the same.
+    order = (-weights).argsort(kind="stable")
+    weights = weights[order]
+    count = len(weights)
     if warp.top_p is not None:
         # A token stays if those before it hold less than top_p.
-        reached = reached[: 1 + np.searchsorted(reached[:-1], warp.top_p * reached[-1])]
+        reached = weights.cumsum()
+        count = 1 + int(reached[:-1].searchsorted(warp.top_p * reached[-1]))
     if warp.min_p:
-        reached = reached[: np.count_nonzero(weights[: len(reached)] >= warp.min_p)]
-    return int(tokens[_place(reached, random)])
+        count = min(count, int(np.count_nonzero(weights >= warp.min_p)))
+    return tokens[order[:count]], weights[:count]
 
 
 def draw_from_all(weights: FloatArray, warp: Warp, random: np.random.Generator) -> int:
-    """Return a token drawn by weights [V], the largest 1, which are changed; top-k has been applied.
+    """Return a token drawn by weights [V], which are changed; top-k has been applied.
 
-    No sorting: a token is drawn from all, and drawn again where it turns out to lie outside of what top-p keeps. It
-    and all that are less likely are out for good then, so that few rounds are needed however little top-p keeps.
+    No sorting: a token is drawn from all, and drawn again where it turns out to lie outside of what top-p and min-p
+    keep. It and all that are less likely are out for good then, so few rounds are needed however little is kept.
     """
-    total = _sums(weights).sum(dtype=np.float64)
-    if warp.min_p:
-        weights *= weights >= np.float32(warp.min_p)
+    sums = group_sums(weights)
+    mass = (warp.top_p or 1) * float(sums.sum(dtype=np.float64))
+    least = warp.min_p * float(weights.max()) if warp.min_p else 0.0
     while True:
-        token = _pick(weights, random)
-        if warp.top_p is None or _mass_before(weights, token) < warp.top_p * total:
+        token = _pick(weights, sums, random)
+        weight = float(weights[token])
+        if weight < least:
+            weights *= weights >= np.float32(least)
+        elif warp.top_p is None or _mass_before(weights, token) < mass:
             return token
-        weight = weights[token]
-        weights[:token] *= weights[:token] >= weight
-        weights[token:] *= weights[token:] > weight
+        else:
+            weights[:token] *= weights[:token] >= weight
+            weights[token:] *= weights[token:] > weight
+        sums = group_sums(weights)
 
 
 def largest(logits: FloatArray, count: int) -> Ids:
@@ -130,30 +146,29 @@ def largest(logits: FloatArray, count: int) -> Ids:
     """
     size = min(GROUP, len(logits) // (4 * count))
     if size < 2:
-        bound = np.partition(logits, -count)[-count]
-        return np.flatnonzero(_at_least(logits, bound))
-    columns = len(logits) // size
-    tallest = _grouped(np.maximum, logits, size)
+        return _at_least(logits, _nth(logits.copy(), count)).nonzero()[0]
     # As many groups hold a logit of at least this, so that it is no larger than the smallest looked for.
-    bound = np.partition(tallest, -count)[-count]
-    groups = np.flatnonzero(_at_least(tallest, bound))
-    if len(groups) > 2 * count:
-        # Many equals.
-        return _exactly(logits, np.flatnonzero(_at_least(logits, bound)), count)
-    whole = groups[: np.searchsorted(groups, columns)]
-    places = np.add.outer(np.arange(size) * columns, whole).ravel()
-    places = np.sort(np.concatenate([places, groups[len(whole) :] + (size - 1) * columns]))
-    return _exactly(logits, places, count)
-
-
-def _exactly(logits: FloatArray, places: Ids, count: int) -> Ids:
-    """Return those of `places` that hold the `count` largest, or as large a logit as the last of them."""
+    bound = _nth(_grouped(np.maximum, logits, size), count)
+    places = _at_least(logits, bound).nonzero()[0]
+    if len(places) <= count:
+        return places
     found = logits[places]
-    bound = np.partition(found, -count)[-count] if count < len(found) else -np.inf
-    return places[_at_least(found, bound)]
+    return places[_at_least(found, _nth(found.copy(), count))]
 
 
-def _at_least(logits: FloatArray, bound: float) -> NDArray[np.bool_]:
+def group_sums(weights: FloatArray) -> FloatArray:
+    """Return the sums of groups of weights, in single precision: of few, so that little is lost."""
+    return _grouped(np.add, weights, GROUP)
+
+
+def _nth(values: FloatArray, count: int) -> np.float32:
+    """Return the last of the `count` largest values, whose order is lost."""
+    values.partition(len(values) - count)
+    nth: np.float32 = values[len(values) - count]
+    return nth
+
+
+def _at_least(logits: FloatArray, bound: np.float32) -> NDArray[np.bool_]:
     return logits >= bound if bound > -np.inf else logits > bound
 
 
@@ -161,28 +176,26 @@ def _grouped(operation: np.ufunc, values: FloatArray, size: int) -> FloatArray:
     """Return what an operation makes of each group: the columns of [size, V // size], then the rest one by one."""
     columns = len(values) // size
     whole = columns * size
-    return np.concatenate([operation.reduce(values[:whole].reshape(size, columns), axis=0), values[whole:]])
+    found: FloatArray = operation.reduce(values[:whole].reshape(size, columns), axis=0)
+    return found if whole == len(values) else np.concatenate([found, values[whole:]])
 
 
-def _sums(weights: FloatArray) -> FloatArray:
-    return _grouped(np.add, weights, GROUP)
-
-
-def _pick(weights: FloatArray, random: np.random.Generator) -> int:
-    """Return a token drawn by weights [V]: first a group, then one of its members."""
-    group = _place(np.cumsum(_sums(weights), dtype=np.float64), random)
+def _pick(weights: FloatArray, sums: FloatArray, random: np.random.Generator) -> int:
+    """Return a token drawn by weights [V], of which `sums` are those of the groups: first a group, then a member."""
+    group = _place(sums.cumsum(dtype=np.float64), random)
     columns = len(weights) // GROUP
     if group >= columns:
         return group + (GROUP - 1) * columns
     members = weights[group : columns * GROUP : columns]
-    return group + columns * _place(np.cumsum(members, dtype=np.float64), random)
+    return group + columns * _place(members.cumsum(dtype=np.float64), random)
 
 
 def _place(reached: NDArray[np.float64], random: np.random.Generator) -> int:
     """Return a place drawn by weights of which `reached` are the running sums."""
-    place = np.searchsorted(reached, random.random() * reached[-1], side="right")
+    total = reached[-1]
+    aim = random.random() * total
     # Rounding can put the product on the last sum itself; the first place that reaches it is the last with a weight.
-    return int(min(place, np.searchsorted(reached, reached[-1])))
+    return int(reached.searchsorted(aim, side="right") if aim < total else reached.searchsorted(total))
 
 
 def _mass_before(weights: FloatArray, token: int) -> float:
@@ -190,4 +203,6 @@ def _mass_before(weights: FloatArray, token: int) -> float:
     weight = weights[token]
     above = weights > weight
     equal = int(np.count_nonzero(weights[:token] == weight))
-    return float(np.multiply(weights, above).sum()) + equal * float(weight)
+    few = np.count_nonzero(above) <= len(weights) // 16
+    mass = (weights[above] if few else weights * above).sum()
+    return float(mass) + equal * float(weight)

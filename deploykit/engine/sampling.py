@@ -1,14 +1,16 @@
 """Choosing the next tokens from the logits of a batch: each row by its own request's wishes and random numbers."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.engine.drawing import Warp, draw, largest
+from deploykit.engine.drawing import Warp, draw, group_sums, largest
 from deploykit.engine.params import SamplingParams
 from deploykit.engine.penalties import BadWords, Penalties
+from deploykit.engine.softmax import Softmax
 
 FloatArray = NDArray[np.float32]
 
@@ -53,29 +55,32 @@ class Sampler:
         seed = params.seed if params.seed is None or index == 0 else [params.seed, index]
         self._random = np.random.default_rng(seed)
 
-    def next(self, logits: FloatArray, best: int) -> Choice | None:
+    def next(self, logits: FloatArray, best: int, softmax: Softmax) -> Choice | None:
         """Return the next token; None where the logits are unusable, or nothing is left of them.
 
         Args:
             logits: a row [V], which is changed.
             best: place of the largest, or of a NaN.
+            softmax: takes rows of this size.
         """
-        if not np.isfinite(logits[best]):
+        if not math.isfinite(logits[best]):
             return None
         own = None if self._logprobs is None else logits.copy()
-        token = self._choose(logits, best)
+        token = self._choose(logits, best, softmax)
         if token is None:
             return None
         self._penalties.add(token)
-        return Choice(token=token) if own is None else _described(token, own, best, self._logprobs or 0)
+        return Choice(token=token) if own is None else _described(token, own, best, self._logprobs or 0, softmax)
 
-    def _choose(self, logits: FloatArray, best: int) -> int | None:
+    def _choose(self, logits: FloatArray, best: int, softmax: Softmax) -> int | None:
         if self._penalties.active:
             self._penalties.apply(logits)
             best = int(logits.argmax())
-            if not np.isfinite(logits[best]):
+            if not math.isfinite(logits[best]):
                 return None
-        return best if self._warp is None else draw(logits, self._warp, self._random, peak=float(logits[best]))
+        if self._warp is None:
+            return best
+        return draw(logits, self._warp, self._random, peak=float(logits[best]), softmax=softmax)
 
 
 def choose(samplers: Sequence[Sampler], logits: FloatArray) -> list[Choice | None]:
@@ -89,14 +94,16 @@ def choose(samplers: Sequence[Sampler], logits: FloatArray) -> list[Choice | Non
     with np.errstate(over="ignore", invalid="ignore"):
         # The largest of a row is NaN if any of it is.
         best = logits.argmax(axis=1).tolist()
-        return [sampler.next(row, place) for sampler, row, place in zip(samplers, logits, best, strict=True)]
+        softmax = Softmax()
+        return [sampler.next(row, place, softmax) for sampler, row, place in zip(samplers, logits, best, strict=True)]
 
 
-def _described(token: int, logits: FloatArray, best: int, count: int) -> Choice:
+def _described(token: int, logits: FloatArray, best: int, count: int, softmax: Softmax) -> Choice:
     """Return a choice with what the model held likely, by its own logits [V]."""
-    peak = logits[best]
-    spread = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    peak = float(logits[best])
+    weights = softmax(logits, peak=peak)
+    spread = peak - math.log(weights[best] / group_sums(weights).sum(dtype=np.float64))
     places = largest(logits, min(count, len(logits))) if count else np.empty(0, np.int64)
-    order = np.argsort(-logits[places], kind="stable")[:count]
-    top = tuple((int(place), float(logits[place]) - spread) for place in places[order])
+    places = places[(-logits[places]).argsort(kind="stable")[:count]]
+    top = tuple((place, float(logits[place]) - spread) for place in places.tolist())
     return Choice(token=token, logprob=float(logits[token]) - spread, top=top)
