@@ -1,5 +1,6 @@
 """The cache by concatenation: each step returns past and new as new tensors. For graphs traced from PyTorch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from deploykit.engine.scheduler import Batch, Job, Move
+from deploykit.engine.job import Batch, Change, Drop, Job, Load, Move, Save
+from deploykit.engine.spill import Spill
 from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec
 
 FloatArray = NDArray[np.float32]
@@ -30,12 +32,21 @@ class ConcatenatedDecoder:
     A row's padding can change then, so the graph must count positions over the mask's ones, as traced graphs do.
     """
 
-    def __init__(self, session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -> None:  # noqa: ARG002 -- grows as needed
+    def __init__(
+        self,
+        session: Any,
+        spec: DecoderSpec,
+        *,
+        rows: int,  # noqa: ARG002 -- grows as needed
+        capacity: int,  # noqa: ARG002
+        cache_bytes: int,  # noqa: ARG002 -- keeps nothing of the dead
+    ) -> None:
         self._session = session
         self._past = list(spec.past())
         self._keep = {LOGITS_TO_KEEP: _value(np.array(1, np.int64))} if spec.logits_to_keep else {}
         self._outputs = [LOGITS, *(tensor.name for tensor in spec.present())]
         self._bytes_per_token = spec.cache_bytes_per_token()
+        self._spill = Spill()
         self._blocks: dict[Job, _Block] = {}
         """The block that holds a job's keys and values."""
 
@@ -63,9 +74,26 @@ class ConcatenatedDecoder:
         rows: FloatArray = logits.numpy()[:, -1]
         return rows
 
-    def forget(self, job: Job, moves: list[Move]) -> None:  # noqa: ARG002 -- the other cache goes by row
-        """Let go of a job's keys and values; the next batch without it is put together anew."""
-        self._blocks.pop(job, None)
+    def apply(self, change: Change) -> int:
+        """Set a row aside, bring it back, or let go of it; see `Decoder.apply`."""
+        match change:
+            case Move():
+                # Blocks go by job: the next batch is put together in its new order.
+                return 0
+            case Save():
+                block = self._blocks.pop(change.job)
+                saved = self._spill.save(change.job, _parts(block, change.job, change.length))
+                return change.length if saved else 0
+            case Load():
+                block = _Block((change.job,), tuple(self._empty(change.length)), change.length)
+                if not self._spill.load(change.job, _parts(block, change.job, change.length)):
+                    return 0
+                self._blocks[change.job] = block
+                return change.length
+            case Drop():
+                self._spill.drop(change.job)
+                self._blocks.pop(change.job, None)
+                return 0
 
     def _block_of(self, jobs: tuple[Job, ...]) -> _Block:
         """Return the past of a batch's jobs: as the last step left it, if they all ran together in this order."""
@@ -82,10 +110,26 @@ class ConcatenatedDecoder:
         gathered = np.zeros((len(jobs), int(heads), length, int(size)), self._past[number].dtype)
         for row, job in enumerate(jobs):
             if job.cached:
-                block = self._blocks[job]
-                source = block.tensors[number].numpy()[block.jobs.index(job)]
-                gathered[row, :, length - job.cached :] = source[:, block.length - job.cached :]
+                gathered[row, :, length - job.cached :] = _tokens(self._blocks[job], number, job, job.cached)
         return gathered
+
+    def _empty(self, length: int) -> Iterator[Any]:
+        """Yield past tensors for one job, to be filled."""
+        for spec in self._past:
+            _, heads, _, size = spec.shape
+            yield _value(np.empty((1, int(heads), length, int(size)), spec.dtype))
+
+
+def _parts(block: _Block, job: Job, length: int) -> Iterator[NDArray[Any]]:
+    """Yield a job's tokens, layer by layer and head by head, each in one piece, to be read or written."""
+    for number in range(len(block.tensors)):
+        yield from _tokens(block, number, job, length)
+
+
+def _tokens(block: _Block, number: int, job: Job, length: int) -> NDArray[Any]:
+    """Return a job's tokens in one tensor of a block, [K, P, D]."""
+    tensor: NDArray[Any] = block.tensors[number].numpy()[block.jobs.index(job)]
+    return tensor[:, block.length - length :]
 
 
 def _value(array: NDArray[Any]) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.engine.concatenated import ConcatenatedDecoder
-from deploykit.engine.scheduler import Batch, Job, Move
+from deploykit.engine.job import Batch, Change
 from deploykit.engine.shared import SharedDecoder
 from deploykit.spec import DecoderSpec
 
@@ -17,16 +17,23 @@ class Decoder(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory set aside for keys and values."""
+        """Memory that keys and values take now."""
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits of each row's last token, [B, V]; they hold until the next run."""
+        """Return the logits of each row's last token, [B, V].
 
-    def forget(self, job: Job, moves: list[Move]) -> None:
-        """Let go of a job's keys and values, and close up the rows as the scheduler says."""
+        They hold until the next run, and the caller may change them in place.
+        """
+
+    def apply(self, change: Change) -> int:
+        """Move a row, set one aside, bring it back, or let go of it.
+
+        Returns how many tokens a Save could set aside, or a Load bring back: all, or 0 where the disk has no room or
+        fails. What comes back is what was set aside, bit for bit. A Move or a Drop returns 0.
+        """
 
 
-def make_decoder(session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -> Decoder:
+def make_decoder(session: Any, spec: DecoderSpec, *, rows: int, capacity: int, cache_bytes: int) -> Decoder:
     """Return the decoder for a graph's kind of cache.
 
     Args:
@@ -34,6 +41,11 @@ def make_decoder(session: Any, spec: DecoderSpec, *, rows: int, capacity: int) -
         spec: the graph's contract.
         rows: requests that run at once.
         capacity: tokens a row can hold.
+        cache_bytes: what keys and values may take in all. The scheduler sees to it that the living fit in; a decoder
+            keeps no more of the dead than that leaves room for.
+
+    Raises:
+        ConfigError: the system refuses to promise so much memory.
     """
     kinds: dict[str, Callable[..., Decoder]] = {"shared": SharedDecoder, "concatenated": ConcatenatedDecoder}
-    return kinds[spec.cache](session, spec, rows=rows, capacity=capacity)
+    return kinds[spec.cache](session, spec, rows=rows, capacity=capacity, cache_bytes=cache_bytes)

@@ -8,7 +8,8 @@ from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.engine import Engine, SamplingParams
 from deploykit.engine.decoder import Decoder, make_decoder
-from deploykit.engine.scheduler import Job, Scheduler
+from deploykit.engine.job import Job, Load, Save
+from deploykit.engine.scheduler import Scheduler
 from deploykit.engine.session import open_session
 from deploykit.quantize import quantize
 
@@ -25,20 +26,28 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def decoder_of(artifact: Artifact) -> Decoder:
-    return make_decoder(open_session(artifact, threads=1), artifact.contract(), rows=ROWS, capacity=CAPACITY)
+    spec = artifact.contract()
+    budget = ROWS * CAPACITY * spec.cache_bytes_per_token()
+    return make_decoder(open_session(artifact, threads=1), spec, rows=ROWS, capacity=CAPACITY, cache_bytes=budget)
 
 
 def test_every_row_gets_fp32s_logits_whatever_runs_beside(pair: tuple[Artifact, Artifact]) -> None:
     """Jobs of many lengths join, stay and leave, each fed the same tokens in both types."""
     decoders = [decoder_of(artifact) for artifact in pair]
     random = np.random.default_rng(0)
-    scheduler = Scheduler(max_rows=ROWS, max_queue=100, chunk=3)
+    scheduler = Scheduler(max_rows=ROWS, max_queue=100, chunk=3, cache_tokens=48)
     jobs = [Job(random.integers(3, 318, length).tolist()) for length in (5, 1, 9, 3, 12, 2, 7)]
-    lifetimes = dict(zip(jobs, (2, 9, 4, 6, 3, 8, 5), strict=True))
+    lifetimes = dict(zip(jobs, (14, 19, 12, 6, 13, 8, 15), strict=True))
     for job in jobs:
         scheduler.add(job)
-    compared = 0
-    while batch := scheduler.schedule():
+    compared = aside = 0
+    while plan := scheduler.schedule():
+        for change in plan.changes:
+            kept = [decoder.apply(change) for decoder in decoders]
+            if isinstance(change, Save | Load):
+                assert kept == [change.length] * 2
+                aside += 1
+        batch = plan.batch
         full, half = (decoder.run(batch) for decoder in decoders)
         assert half.dtype == np.float32
         for row, job in enumerate(scheduler.advance(batch)):
@@ -48,11 +57,12 @@ def test_every_row_gets_fp32s_logits_whatever_runs_beside(pair: tuple[Artifact, 
             job.tokens.append(int(random.integers(3, 318)))
             lifetimes[job] -= 1
         for job in [job for job in batch.jobs if lifetimes[job] <= 0]:
-            moves = scheduler.remove(job)
-            for decoder in decoders:
-                decoder.forget(job, moves)
-    assert compared == 37
-    # A concatenated cache is empty by now.
+            for change in scheduler.remove(job):
+                for decoder in decoders:
+                    decoder.apply(change)
+    assert compared == 87
+    assert aside > 0
+    # A concatenated cache is empty by now; of one in place, a page holds twice as many tokens.
     assert decoders[1].cache_bytes * 2 == decoders[0].cache_bytes
 
 
