@@ -8,6 +8,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+_SAFE: Final = 200.0
+"""Largest logit that single precision holds to about 1e-5, and so its exponential to as small a share."""
 
 
 class Softmax:
@@ -20,7 +22,7 @@ class Softmax:
     def __call__(self, logits: FloatArray, *, peak: float, temperature: float = 1.0) -> FloatArray:
         """Return probabilities [V], which hold until the next call and may be changed.
 
-        Each is right but for a factor that all share, off 1 by about 1e-5, and a relative error of 1e-6 of its own;
+        Each is right but for a factor that all share, off 1 by about 1e-5, and a relative error of as much of its own;
         those of -inf are 0.
 
         Args:
@@ -30,9 +32,13 @@ class Softmax:
         """
         if self._given.size != logits.size:
             self._bind(len(logits))
-        # In this order no temperature overflows, and rounding stays small beside the distance to the largest.
-        np.subtract(logits, np.float32(peak), out=self._given)
-        if temperature != 1:
+        if temperature == 1:
+            np.copyto(self._given, logits)
+        elif abs(peak) / temperature < _SAFE:
+            np.divide(logits, np.float32(temperature), out=self._given)
+        else:
+            # In this order no temperature overflows, and rounding stays small beside the distance to the largest.
+            np.subtract(logits, np.float32(peak), out=self._given)
             self._given /= np.float32(temperature)
         _session().run_with_iobinding(self._binding)
         return self._made
