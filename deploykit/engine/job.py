@@ -22,6 +22,13 @@ class Job:
         """Lower goes first, as in Triton and vLLM."""
         self.deadline = deadline
         """Seconds on the clock of `Scheduler.overdue`, after which it isn't begun any more; never where None."""
+        self.arrival = 0
+        """Its place in the order of arrival; the scheduler counts."""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Where it stands among others: the least is the most urgent, and of those the one that came first."""
+        return self.priority, self.arrival
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,106 +1,100 @@
 """Which rows of the model run next: pure logic, no model, no threads, no clock.
 
 Rows 0 … n-1 decode: each gets one token a step, all in one batch. Row n, if any, is being filled: its prompt runs
-alone, a chunk at a time, between two steps of the others, so that a long prompt delays them by a chunk at most. The
-rows in use always lie next to each other: where one leaves, the last one takes its place.
+alone, a piece at a time, between two steps of the others. The rows in use always lie next to each other: where one
+leaves, the last one takes its place.
+
+Two budgets hold. Between two steps at most `chunk` prompt tokens run, so that a long prompt delays the others by that
+much and no more. And the rows in use hold at most `cache_tokens`: where the next batch doesn't fit, the job that
+matters least is parked, and comes back when there is room. The one that matters most never is, so something always
+advances.
 """
 
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
 
+from deploykit.engine.job import Batch, Change, Drop, Job, Load, Move, Plan, Save
+from deploykit.engine.queueing import Line
 from deploykit.errors import QueueFullError
 
-
-class Job:
-    """One request's tokens on their way through the model."""
-
-    def __init__(self, prompt: Iterable[int]) -> None:
-        self.tokens = list(prompt)
-        """The prompt, then the answer so far."""
-        self.cached = 0
-        """How many of the tokens the row's cache holds."""
-        self.row: int | None = None
-        """The row it runs in; None while it waits and after it left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Rows next to each other that run together."""
-
-    first_row: int
-    jobs: tuple[Job, ...]
-    """B rows, `first_row` and up."""
-    new: int
-    """S: tokens that each row adds; more than 1 only in a batch of one row."""
-
-    @property
-    def ids(self) -> list[list[int]]:
-        """The new tokens, [B, S]."""
-        return [job.tokens[job.cached : job.cached + self.new] for job in self.jobs]
-
-    @property
-    def totals(self) -> list[int]:
-        """Past and new tokens of each row, [B]."""
-        return [job.cached + self.new for job in self.jobs]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Move:
-    """A row whose cache must be copied to another place."""
-
-    source: int
-    target: int
-    length: int
-    """Tokens worth copying."""
+CACHE_STEP: Final = 16
+"""Tokens by which a row grows: with heads of 64 floats, a page of memory (4096 bytes)."""
+IDLE_CHUNKS: Final = 4
+"""Chunks of a prompt that run at once where nobody waits for them."""
 
 
 class Scheduler:
-    """Hands out rows in the order of arrival, and turns between filling a row and advancing the others."""
+    """Hands out rows, and takes turns between filling one and advancing the others."""
 
-    def __init__(self, *, max_rows: int, max_queue: int, chunk: int) -> None:
-        self.rows = max_rows
+    def __init__(self, *, max_rows: int, max_queue: int, chunk: int, cache_tokens: int) -> None:
+        self.rows: Final = max_rows
         """Jobs that can run at once."""
+        self.cache_tokens: Final = cache_tokens
+        """Tokens that the rows can hold together."""
         self._max_open = max_rows + max_queue
         self._chunk = chunk
-        self._waiting: deque[Job] = deque()
-        self._filling: Job | None = None
+        self._gap = chunk
+        """Prompt tokens that may still run before the next step of the decoding rows."""
+        self._arrivals = count()
+        self._line = Line()
         self._decoding: list[Job] = []
-        self._filled_last = False
-
-    @property
-    def waiting(self) -> int:
-        """Jobs without a row."""
-        return len(self._waiting)
+        self._filling: Job | None = None
 
     @property
     def running(self) -> int:
         """Jobs with a row."""
-        return len(self._decoding) + (self._filling is not None)
+        return len(self._in_rows)
 
-    def add(self, job: Job) -> None:
-        """Queue a job.
+    @property
+    def waiting(self) -> int:
+        """Jobs without a row, parked ones included."""
+        return len(self._line)
+
+    @property
+    def parked(self) -> int:
+        """Jobs that had a row and will come back to one."""
+        return self._line.parked
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens that the rows hold, each row's rounded up to a step."""
+        return sum(_stepped(job.cached) for job in self._in_rows)
+
+    @property
+    def _in_rows(self) -> list[Job]:
+        """The jobs that run, in the order of their rows."""
+        return [*self._decoding, self._filling] if self._filling else self._decoding
+
+    def add(self, *jobs: Job) -> None:
+        """Queue jobs: all of them, or none.
 
         Raises:
             QueueFullError: as many wait already as may.
         """
-        if self.waiting + self.running >= self._max_open:
+        if self.running + self.waiting + len(jobs) > self._max_open:
             raise QueueFullError(
                 f"the queue is full: {self.running} requests run and {self.waiting} wait; try again later"
             )
-        self._waiting.append(job)
+        for job in jobs:
+            assert _room(job) <= self.cache_tokens, "a job that the cache can't hold would wait for ever"
+            job.arrival = next(self._arrivals)
+            self._line.add(job)
 
-    def schedule(self) -> Batch | None:
+    def overdue(self, now: float) -> tuple[Job, ...]:
+        """Return the jobs that haven't begun and whose deadline has passed; they are the caller's to remove."""
+        return self._line.overdue(now)
+
+    def schedule(self) -> Plan | None:
         """Return what runs next, or None where there is nothing to run."""
-        if self._filling is None and self._waiting and len(self._decoding) < self.rows:
-            self._filling = self._waiting.popleft()
-            self._filling.row = len(self._decoding)
-        if self._filling and not (self._filled_last and self._decoding):
-            self._filled_last = True
-            left = len(self._filling.tokens) - self._filling.cached
-            return Batch(first_row=len(self._decoding), jobs=(self._filling,), new=min(self._chunk, left))
-        self._filled_last = False
-        return Batch(first_row=0, jobs=tuple(self._decoding), new=1) if self._decoding else None
+        changes = list(self._admit())
+        while (batch := self._next_batch()) and not self._fits(batch):
+            changes += self._park(max(self._in_rows, key=lambda job: job.rank))
+        if batch is None:
+            return None
+        delays = self._filling in batch.jobs and self._decoding
+        self._gap = self._gap - batch.new if delays else self._chunk
+        return Plan(changes=tuple(changes), batch=batch)
 
     def advance(self, batch: Batch) -> tuple[Job, ...]:
         """Note that a batch has run, and return the jobs that get a token from it: none in the middle of a prompt."""
@@ -111,28 +105,116 @@ class Scheduler:
         if self._filling in batch.jobs:
             self._decoding.append(batch.jobs[0])
             self._filling = None
+        for job in batch.jobs:
+            self._line.count(job, 1)
         return batch.jobs
 
-    def remove(self, job: Job) -> list[Move]:
-        """Take a job out, wherever it is, and return the moves that close up the rows, in order."""
-        if job.row is None:
-            self._waiting.remove(job)
-            return []
+    def remove(self, job: Job) -> tuple[Change, ...]:
+        """Take a job out, wherever it is, and return what that changes: its row is free, and the rows close up."""
+        drop = Drop(job=job, row=job.row)
+        if job.row is not None:
+            return drop, *self._vacate(job)
+        self._line.remove(job)
+        return (drop,)
+
+    def _next_batch(self) -> Batch | None:
+        """Return a piece of the prompt that is being filled if it may run now, or else the decoding rows."""
+        if self._filling and (piece := self._piece(self._filling)):
+            return Batch(first_row=len(self._decoding), jobs=(self._filling,), new=piece)
+        return Batch(first_row=0, jobs=tuple(self._decoding), new=1) if self._decoding else None
+
+    def _piece(self, job: Job) -> int:
+        """Return how many of a job's tokens may run now: 0 where the decoding rows come first.
+
+        A prompt isn't cut further to use up what is left between two steps: each piece costs nearly a step.
+        """
+        left = len(job.tokens) - job.cached
+        if not self._decoding:
+            return min(left, IDLE_CHUNKS * self._chunk)
+        piece = min(left, self._chunk)
+        return piece if piece <= self._gap else 0
+
+    def _fits(self, batch: Batch) -> bool:
+        """Return whether the cache can hold the rows in use and what a batch adds to them."""
+        grown = sum(_stepped(total) - _stepped(total - batch.new) for total in batch.totals)
+        return self.used_tokens + grown <= self.cache_tokens
+
+    def _admit(self) -> Iterator[Change]:
+        """Give free rows to those whose turn it is; where the first must wait, so must all behind it."""
+        while self.running < self.rows and (job := self._line.first()):
+            # Room for everyone's next token as well: nobody comes in only to push another out.
+            if sum(map(_room, self._in_rows)) + _room(job) > self.cache_tokens:
+                return
+            if _is_filled(job):
+                self._line.take(job)
+                yield from self._resume(job)
+            elif self._filling is None and self._piece(job):
+                self._line.take(job)
+                yield from self._begin(job)
+            else:
+                return
+
+    def _begin(self, job: Job) -> Iterator[Change]:
+        """Give a job the row to be filled; what was set aside of it needn't be filled again."""
+        self._filling = job
+        job.row = len(self._decoding)
+        if job.cached:
+            yield Load(job=job, row=job.row, length=job.cached)
+
+    def _resume(self, job: Job) -> Iterator[Change]:
+        """Let a job that was parked go on decoding; the row being filled makes way, as it comes last."""
+        row = len(self._decoding)
+        if self._filling:
+            yield from _move(self._filling, row + 1)
+        self._decoding.append(job)
+        job.row = row
+        yield Load(job=job, row=row, length=job.cached)
+
+    def _park(self, job: Job) -> Iterator[Change]:
+        """Set a job aside until there is room for it again.
+
+        It holds something by then: room for a first piece was there when it got its row, and that piece runs before
+        the others have grown by more than the token that was reckoned with.
+        """
+        assert job.row is not None
+        assert self.running > 1, "a job alone has outgrown the cache"
+        yield Save(job=job, row=job.row, length=job.cached)
+        yield from self._vacate(job)
+        self._line.park(job)
+
+    def _vacate(self, job: Job) -> Iterator[Move]:
+        """Take a job out of its row, and let the last ones close the gap."""
         freed, job.row = job.row, None
         if job is self._filling:
             self._filling = None
-            return []
+            return
+        assert freed is not None
         last = self._decoding.pop()
-        moves = []
         if last is not job:
             self._decoding[freed] = last
-            moves.append(_move(last, freed))
+            yield from _move(last, freed)
         if self._filling:
-            moves.append(_move(self._filling, len(self._decoding)))
-        return moves
+            yield from _move(self._filling, len(self._decoding))
 
 
-def _move(job: Job, target: int) -> Move:
+def _move(job: Job, target: int) -> Iterator[Move]:
+    """Put a job into another row; there is nothing to copy as long as it holds nothing."""
     assert job.row is not None
     source, job.row = job.row, target
-    return Move(source=source, target=target, length=job.cached)
+    if job.cached:
+        yield Move(source=source, target=target, length=job.cached)
+
+
+def _is_filled(job: Job) -> bool:
+    """Return whether all of a job's tokens but the last are at hand, so that it can decode at once."""
+    return 0 < job.cached == len(job.tokens) - 1
+
+
+def _room(job: Job) -> int:
+    """Return what a job takes of the cache once all of its tokens and one more are in it."""
+    return _stepped(len(job.tokens) + 1)
+
+
+def _stepped(tokens: int) -> int:
+    """Return a number of tokens, rounded up to a step of the cache."""
+    return -(-tokens // CACHE_STEP) * CACHE_STEP
