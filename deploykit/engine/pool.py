@@ -75,6 +75,8 @@ class Pool:
         """How many heads, of all layers, keep a token in so many bytes."""
         for (heads, _), memory in zip(sizes, self.memories, strict=True):
             self._kinds[memory.token_bytes] += heads
+        # Tokens that come with the same pages, where each size divides a page: a row grows once in so many steps.
+        self._step = 1 if any(mmap.PAGESIZE % size for size in self._kinds) else mmap.PAGESIZE // max(self._kinds)
         self._budget = budget
         self._used = [0] * rows
         """Tokens that live in each row."""
@@ -91,7 +93,7 @@ class Pool:
         if self.bytes + more > self._budget and _GIVES_BACK:
             self._give_back()
         for row in grown:
-            self._touched[row] = self._used[row]
+            self._touched[row] = -(-self._used[row] // self._step) * self._step
         self.bytes += more
 
     def free(self, row: int) -> None:

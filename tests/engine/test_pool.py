@@ -101,11 +101,14 @@ def test_a_row_moves_within_the_budget() -> None:
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from(["float32", "float16"]),
+    st.sampled_from([LAYERS, LAYERS[:1]]),
     st.lists(st.tuples(st.integers(0, 3), st.integers(1, 150), st.sampled_from("wwwfm")), max_size=40),
 )
-def test_no_living_token_is_ever_handed_back(dtype: str, history: list[tuple[int, int, str]]) -> None:
+def test_no_living_token_is_ever_handed_back(
+    dtype: str, layers: tuple[LayerCache, ...], history: list[tuple[int, int, str]]
+) -> None:
     """Rows grow, go and move under a budget that they outgrow at once, so that all slack goes all the time."""
-    pool = Pool(replace(SPEC, cache_dtype=dtype), rows=4, capacity=150, budget=1)  # type: ignore[arg-type]
+    pool = Pool(replace(SPEC, cache_dtype=dtype, layers=layers), rows=4, capacity=150, budget=1)  # type: ignore[arg-type]
     living: dict[int, tuple[int, int]] = {}
     for mark, (row, length, what) in enumerate(history):
         if what == "f":
