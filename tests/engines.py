@@ -30,9 +30,7 @@ def open_engine(artifact: Artifact, config: EngineConfig = SMALL, **contract: An
     spec = replace(artifact.manifest.decoder, **contract)
     budget = Budget.of(spec, config)
     session = open_session(artifact, threads=config.threads)
-    decoder = make_decoder(
-        session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes
-    )
+    decoder = make_decoder(session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes)
     return Engine(decoder, spec, Codec.open(artifact.path / "tokenizer.json"), config, budget=budget)
 
 

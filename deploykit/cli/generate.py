@@ -15,7 +15,9 @@ from deploykit.cli import console, options
 @click.argument("prompt")
 @options.sampling
 @click.option("-n", "n", type=int, default=None, help="Answers to one prompt, each printed when all are complete.")
-@click.option("--logprobs", type=int, default=None, metavar="N", help="With --json: log-probabilities, N likeliest too.")
+@click.option(
+    "--logprobs", type=int, default=None, metavar="N", help="With --json: log-probabilities, N likeliest too."
+)
 @options.precision
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @options.as_json

@@ -207,7 +207,10 @@ def sampling(function: F) -> F:
             "--top-p", type=float, default=None, help="Sample from the most likely tokens that hold this probability."
         ),
         click.option(
-            "--min-p", type=float, default=None, help="Sample from tokens at least this share as likely as the likeliest."
+            "--min-p",
+            type=float,
+            default=None,
+            help="Sample from tokens at least this share as likely as the likeliest.",
         ),
         click.option(
             "--repetition-penalty", type=float, default=None, help="Above 1, tokens seen before are less likely."

@@ -36,7 +36,7 @@ class Engine:
         config: EngineConfig,
         *,
         budget: Budget,
-        hooks: Hooks = Hooks(),
+        hooks: Hooks | None = None,
     ) -> None:
         """Start the loop on parts that are at hand; `Engine.open` makes them from an artifact."""
         self.context: Final = budget.context
@@ -51,7 +51,7 @@ class Engine:
             chunk=config.prefill_chunk,
             cache_tokens=budget.tokens,
         )
-        self._loop = Loop(decoder, scheduler, self.metrics, hooks)
+        self._loop = Loop(decoder, scheduler, self.metrics, hooks or Hooks())
         self.metrics.running.set_function(lambda: self.stats().running)
         self.metrics.waiting.set_function(lambda: self.stats().waiting)
         self.metrics.cache_usage.set_function(lambda: self.stats().used_tokens / budget.tokens)
@@ -85,9 +85,7 @@ class Engine:
         Budget.of(spec, config)
         session = open_session(artifact, precision=precision, threads=config.threads)
         budget = Budget.of(spec, config)
-        decoder = make_decoder(
-            session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes
-        )
+        decoder = make_decoder(session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes)
         codec = Codec.open(artifact.tokenizer) if artifact.tokenizer else None
         return cls(decoder, spec, codec, config, budget=budget, hooks=Hooks(on_beat=on_beat, on_step=on_step))
 
@@ -112,7 +110,8 @@ class Engine:
             timeout: seconds it may wait before it begins; it ends with the reason `timeout` after that.
 
         Raises:
-            RequestError: the prompt is empty, too long or no text, or a parameter doesn't suit the model; nothing has run.
+            RequestError: the prompt is empty, too long or no text, or a parameter doesn't suit the model; nothing has
+                run.
             QueueFullError: as many requests wait already as may.
             EngineError: the engine has stopped.
         """

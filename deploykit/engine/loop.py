@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.engine.decoder import Decoder
-from deploykit.engine.job import Batch, Change, Job, Plan, Save
+from deploykit.engine.job import Batch, Change, Job, Load, Plan, Save
 from deploykit.engine.metrics import Metrics, counted
 from deploykit.engine.request import Answer, FinishReason, Request
 from deploykit.engine.sampling import Choice, choose
@@ -159,8 +159,7 @@ class Loop:
         """Schedule → run → sample → emit."""
         self._drop_unwanted()
         plan = self._schedule()
-        if plan is not None:
-            self._prepare(plan.changes)
+        if plan is not None and self._prepare(plan.changes):
             for batch, logits in self._run(plan.batch):
                 answers = self._advance(batch)
                 choices = choose([answer.sampler for answer in answers], logits[: len(answers)])
@@ -187,14 +186,20 @@ class Loop:
                 self._changed.wait(IDLE_BEAT)
             return plan
 
-    def _prepare(self, changes: tuple[Change, ...]) -> None:
-        """Move rows, set some aside and bring some back, as the scheduler says."""
+    def _prepare(self, changes: tuple[Change, ...]) -> bool:
+        """Move rows, set some aside and bring some back; return whether all came back, so that the batch may run."""
+        lost = []
         for change in changes:
             kept = self._decoder.apply(change)
             if isinstance(change, Save):
                 # What couldn't be kept is computed again when the job comes back.
                 change.job.cached = kept
                 self._metrics.preemptions.inc()
+            if isinstance(change, Load) and kept < change.length:
+                lost.append(self._answers[change.job])
+        for answer in lost:
+            self._end(answer, "error", "what it had computed was set aside on disk and can't be read back")
+        return not lost
 
     def _run(self, batch: Batch) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
         """Yield a batch and the logits [B, V] of its rows.

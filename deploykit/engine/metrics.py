@@ -12,6 +12,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 # Seconds; the bounds of vLLM, so that its dashboards fit.
 _FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 _NEXT: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_KINDS: Final[Mapping[str, Kind]] = {"counter": "counter", "gauge": "gauge", "histogram": "histogram"}
 _WHOLE: Final = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0)
 
 
@@ -35,9 +36,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry(auto_describe=False)
         """For whoever publishes the figures with prometheus-client."""
-        self.prompt_tokens: Final = Counter(
-            "prompt_tokens", "Prompt tokens of the requests begun.", registry=registry
-        )
+        self.prompt_tokens: Final = Counter("prompt_tokens", "Prompt tokens of the requests begun.", registry=registry)
         self.generation_tokens: Final = Counter("generation_tokens", "Tokens generated.", registry=registry)
         self.preemptions: Final = Counter(
             "num_preemptions", "Sequences set aside because the cache was full.", registry=registry
@@ -68,7 +67,7 @@ class Metrics:
                 if not sample.name.endswith("_created"):
                     yield Sample(
                         family=family.name,
-                        kind=family.type,
+                        kind=_KINDS[family.type],
                         help=family.documentation,
                         name=sample.name,
                         labels=sample.labels,

@@ -114,28 +114,26 @@ def test_the_urgent_go_first_and_clients_take_turns(llama: Artifact) -> None:
         go_on.set()
         order = [done.get(timeout=30) for _ in names]
     assert order[0] == "urgent"
-    assert order.index("single") <= 2
+    assert order.index("single") <= 3, "not behind the crowd: one of four turns is that of the oldest"
 
 
 def test_figures_count_what_was_asked(llama: Artifact) -> None:
     with Engine.open(llama.path, SMALL) as engine:
         for length in (1, 5, 9):
             engine.generate([7] * length, replace(WARM, n=1, max_tokens=length))
-        figures = {
-            (sample.name, *sample.labels.values()): sample.value for sample in engine.metrics.samples()
-        }
+        figures = {(sample.name, *sample.labels.values()): sample.value for sample in engine.metrics.samples()}
         assert figures["prompt_tokens_total",] == figures["generation_tokens_total",] == 15
         assert figures["request_success_total", "length"] == 3
         assert figures["time_to_first_token_seconds_count",] == figures["e2e_request_latency_seconds_count",] == 3
         assert figures["time_per_output_token_seconds_count",] == 15 - 3
         assert figures["time_to_first_token_seconds_bucket", "+Inf"] == 3
         assert 0 < figures["time_to_first_token_seconds_sum",] < figures["e2e_request_latency_seconds_sum",]
-        assert figures["num_requests_running",] == figures["num_requests_waiting",] == figures["kv_cache_usage_perc",] == 0
+        assert (
+            figures["num_requests_running",] == figures["num_requests_waiting",] == figures["kv_cache_usage_perc",] == 0
+        )
         seen: list[float] = []
         usage = engine.metrics.cache_usage
-        engine.submit(
-            [7] * 20, WARM, on_event=lambda _: seen.append(next(iter(usage.collect())).samples[0].value)
-        )
+        engine.submit([7] * 20, WARM, on_event=lambda _: seen.append(next(iter(usage.collect())).samples[0].value))
         while engine.stats().running or engine.stats().waiting:
             time.sleep(0.001)
         budget = engine.stats().cache_tokens

@@ -110,7 +110,7 @@ def test_there_is_an_event_for_each_token(engine: Engine, llama: Artifact) -> No
     assert {event.num_input_tokens for event in events} == {
         len(Codec.open(llama.path / "tokenizer.json").encode("def "))
     }
-    logprobs = [event.cumulative_logprob for event in events]
+    logprobs = [event.cumulative_logprob or 0.0 for event in events]
     assert logprobs == sorted(logprobs, reverse=True)
 
 
