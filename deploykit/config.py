@@ -3,15 +3,16 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from deploykit.errors import ConfigError
 
 Method = Literal["auto", "fused", "traced"]
 Quantization = Literal["none", "fp16", "int8", "int4", "int4-fp16", "dynamic-int8", "auto"]
 Rounding = Literal["rtn", "hqq", "gptq"]
+Mode = Literal["deterministic", "throughput"]
 Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -189,16 +190,20 @@ class EngineConfig:
     max_context: int | None = None
     """Tokens a row can hold (prompt + answer); the smaller of the model's limit and 4096 where None."""
     cache_memory: int | None = None
-    """Bytes that keys and values may take; what `max_rows` and `max_context` come to where None, but at most half of the
-    memory that is free once the model is loaded."""
+    """Bytes that keys and values may take; what `max_rows` and `max_context` come to where None, but at most half of
+    the memory that is free once the model is loaded."""
     max_queue: int = 1024
     """Requests that may wait; one more is refused at once."""
     prefill_chunk: int = 128
     """Prompt tokens run between two steps of the running rows."""
     threads: int | None = None
     """ONNX Runtime's threads; the cores this process may use where None."""
+    mode: Mode = "deterministic"
+    """Whether a request's tokens must not depend on those it runs beside, or may, for more tokens in all: `throughput`
+    runs dynamic-int8."""
 
     def __post_init__(self) -> None:
+        _choice("mode", self.mode, Mode)
         for name in ("max_rows", "max_queue", "prefill_chunk"):
             _at_least(name, getattr(self, name), 1)
         if self.max_context is not None:
@@ -229,8 +234,13 @@ class ServeConfig:
     """Seconds without a heartbeat of an engine after which its backend is restarted."""
     exit_timeout: float = 30.0
     """Seconds that open streams get to finish at shutdown."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `EngineConfig` for the engine of each model, in place of what its `config.pbtxt` says."""
 
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.engine) - {each.name for each in fields(EngineConfig)}):
+            raise ConfigError(f"engine has no setting {', '.join(unknown)}; see EngineConfig")
+        EngineConfig(**self.engine)
         for name in ("http_port", "grpc_port", "metrics_port", "health_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConfigError(f"{name} must be 0 to 65535, got {getattr(self, name)}")

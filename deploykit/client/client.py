@@ -17,8 +17,8 @@ from deploykit.client.errors import (
     NotFoundError,
     UnavailableError,
 )
-from deploykit.client.faults import fault_of_status
-from deploykit.client.messages import Completion, Model, Sampling, generation_request, read_models
+from deploykit.client.faults import RESTRICTED, fault_of_status
+from deploykit.client.messages import Completion, Model, Sampling, generation_request, read_models, read_statistics
 from deploykit.client.stream import TextStream
 
 PROBE_TIMEOUT: Final = 5.0
@@ -134,7 +134,9 @@ class Client:
         return answer if stream else answer.completion()
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Return the models in the server's repository, ready or not, in alphabetical order.
+        """Return the models in the server's repository, in alphabetical order.
+
+        Those that aren't ready are among them, unless the server tells callers nothing of its repository.
 
         Raises:
             ClientError: the server doesn't answer or doesn't tell.
@@ -149,7 +151,12 @@ class Client:
             ```
         """
         seconds = self._timeout if timeout is None else _seconds("timeout", timeout)
-        return read_models(self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), seconds))
+        try:
+            return read_models(self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), seconds))
+        except UnavailableError as error:
+            if RESTRICTED not in str(error):
+                raise
+        return read_statistics(self._ask(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(), seconds))
 
     def health(self, *, timeout: float = PROBE_TIMEOUT) -> Health:
         """Return how the server is; one that can't be reached is neither live nor ready.

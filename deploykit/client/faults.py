@@ -42,6 +42,9 @@ _TEXTS: Final = (
 )
 """What Triton's core says in a stream, where it gives no status code."""
 
+RESTRICTED: Final = "This protocol is restricted"
+"""How Triton begins to say that a call is for administrators; its status code is UNAVAILABLE."""
+
 _STATUS_PREFIX: Final = re.compile(r"([A-Z][A-Z_]+): (.+)", re.DOTALL)
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^\]]*\] ")
 

@@ -146,6 +146,12 @@ def read_models(response: Any) -> list[Model]:
     return sorted(models, key=lambda model: (model.name, model.version))
 
 
+def read_statistics(response: Any) -> list[Model]:
+    """Return the models of a ModelStatisticsResponse, which has those that are ready, in alphabetical order."""
+    models = [Model(name=entry.name, version=entry.version, ready=True, reason="") for entry in response.model_stats]
+    return sorted(models, key=lambda model: (model.name, model.version))
+
+
 class Answer:
     """An answer as far as it has arrived."""
 

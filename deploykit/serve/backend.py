@@ -5,17 +5,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deploykit.config import EngineConfig
 from deploykit.engine import Engine, SamplingParams
-from deploykit.errors import ConfigError, DeploykitError, EngineError, QueueFullError, RequestError
+from deploykit.errors import DeploykitError, EngineError, QueueFullError, RequestError
 from deploykit.serve import triton_api
 from deploykit.serve.courier import LOOK, Courier, Delivery
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
 from deploykit.serve.protocol import read_query
+from deploykit.serve.settings import artifact_folder, engine_config, load_number
 
 
 class TritonPythonModel:
@@ -24,12 +23,14 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the artifact that `model.py` lies in."""
         directory = os.environ.get(DIRECTORY_VARIABLE)
-        self._heart = HeartbeatWriter(Path(directory), args["model_name"]) if directory else None
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        load = load_number(parameters)
+        self._heart = HeartbeatWriter(Path(directory), args["model_name"], load=load) if directory else None
         self._say(State.LOADING)
         self._courier = Courier(on_change=self._count, on_failure=_log_failure)
-        folder = Path(args["model_repository"]) / args["model_version"]
+        folder = artifact_folder(Path(args["model_repository"]) / args["model_version"])
         try:
-            config = engine_config(json.loads(args["model_config"]).get("parameters", {}))
+            config = engine_config(parameters, os.environ)
             self._engine = Engine.open(folder, config, on_beat=self._beat)
         except DeploykitError as error:
             raise triton_api.model_error(str(error)) from None
@@ -79,30 +80,6 @@ class TritonPythonModel:
     def _count(self, open_requests: int) -> None:
         if self._heart:
             self._heart.count(open_requests)
-
-
-def engine_config(parameters: Mapping[str, Mapping[str, str]]) -> EngineConfig:
-    """Return the engine's settings from the parameters in `config.pbtxt`.
-
-    Triton's own parameters are in capitals and are passed over.
-
-    Raises:
-        ConfigError: an unknown name, or a value that isn't a whole number.
-    """
-    known = {field.name for field in fields(EngineConfig)}
-    settings: dict[str, int] = {}
-    for name, value in parameters.items():
-        if name.isupper():
-            continue
-        if name not in known:
-            raise ConfigError(f"config.pbtxt: unknown parameter {name!r}; known are {', '.join(sorted(known))}")
-        try:
-            settings[name] = int(value["string_value"])
-        except ValueError:
-            raise ConfigError(
-                f"config.pbtxt: parameter {name} must be a whole number, got {value['string_value']!r}"
-            ) from None
-    return EngineConfig(**settings)
 
 
 def _log_failure(error: Exception) -> None:

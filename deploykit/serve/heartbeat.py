@@ -1,20 +1,25 @@
 """A sign of life that one process leaves in a small file and another one reads, without either ever waiting."""
 
+import json
 import mmap
 import os
 import struct
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 DIRECTORY_VARIABLE: Final = "DEPLOYKIT_HEARTBEAT_DIR"
 """Environment variable that tells the backend where to leave its sign of life; unset, it leaves none."""
 
 # Native order and alignment: each field is then written as one word, so a reader never sees half of one.
-_LAYOUT: Final = struct.Struct("@QQQQ")
+_LAYOUT: Final = struct.Struct("@QQQQQ")
 _COUNT: Final = struct.Struct("@Q")
+_BEAT: Final = ".beat"
+_FACTS: Final = ".json"
 
 
 class State(IntEnum):
@@ -27,11 +32,14 @@ class State(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """What a model last said about itself."""
+    """What a backend last said about itself."""
 
+    model: str
+    load: int
+    """Which load it came with; a model that is being replaced has two backends, and the later one counts."""
     state: State
     pid: int
-    """Process of the backend."""
+    """Its process."""
     time: float
     """When, in seconds of CLOCK_MONOTONIC, which all processes of a machine share."""
     open_requests: int
@@ -43,37 +51,64 @@ class Beat:
 
 
 class HeartbeatWriter:
-    """The side of the model: `beat` costs a few stores into mapped memory."""
+    """The side of the backend: `beat` costs a few stores into mapped memory."""
 
-    def __init__(self, directory: Path, model: str) -> None:
-        file = beat_file(directory, model)
-        with file.open("w+b") as stream:
+    def __init__(self, directory: Path, model: str, *, load: int = 0) -> None:
+        self._pid, self._load = os.getpid(), load
+        self._file = beat_file(directory, model, self._pid)
+        with self._file.open("w+b") as stream:
             stream.truncate(_LAYOUT.size)
             self._memory = mmap.mmap(stream.fileno(), _LAYOUT.size)
-        self._pid = os.getpid()
 
     def beat(self, state: State, open_requests: int) -> None:
-        """Say that the model is alive."""
-        _LAYOUT.pack_into(self._memory, 0, state, self._pid, time.monotonic_ns(), open_requests)
+        """Say that the backend is alive."""
+        _LAYOUT.pack_into(self._memory, 0, state, self._pid, self._load, time.monotonic_ns(), open_requests)
 
     def count(self, open_requests: int) -> None:
         """Say how many requests are open, which is no sign of life."""
         _COUNT.pack_into(self._memory, _LAYOUT.size - _COUNT.size, open_requests)
 
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Say what runs and how, for whoever started it to show."""
+        self._file.with_suffix(_FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
-def read_beat(directory: Path, model: str) -> Beat | None:
-    """Return the model's last sign of life, or None while there is none."""
+
+def read_beats(directory: Path) -> list[Beat]:
+    """Return the last sign of life of every backend that has given one, those that came first first."""
+    found = [beat for file in directory.glob(f"*{_BEAT}") if (beat := _read(file))]
+    return sorted(found, key=lambda beat: (beat.model, beat.load))
+
+
+def read_facts(directory: Path, beat: Beat) -> dict[str, Any]:
+    """Return what a backend has said that it runs; nothing where it has said nothing."""
     try:
-        state, pid, nanoseconds, open_requests = _LAYOUT.unpack(beat_file(directory, model).read_bytes())
-        return Beat(state=State(state), pid=pid, time=nanoseconds / 1e9, open_requests=open_requests)
-    except (FileNotFoundError, struct.error, ValueError):
-        # Not yet made, or made and not yet written.
-        return None
+        facts: dict[str, Any] = json.loads(beat_file(directory, beat.model, beat.pid).with_suffix(_FACTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts
 
 
-def beat_file(directory: Path, model: str) -> Path:
-    """Return the file that holds a model's sign of life."""
-    return directory / f"{model}.beat"
+def forget(directory: Path, beat: Beat) -> None:
+    """Remove what a backend has left that is gone."""
+    file = beat_file(directory, beat.model, beat.pid)
+    for each in (file, file.with_suffix(_FACTS)):
+        with suppress(FileNotFoundError):
+            each.unlink()
+
+
+def current(beats: list[Beat]) -> list[Beat]:
+    """Return those that answer new requests: of each model, those of the latest load that came to serve.
+
+    Where none of a model serves, all of them count: they are on the way there, or have failed to get there.
+    """
+    latest = {beat.model: beat.load for beat in sorted(beats, key=lambda b: b.load) if beat.state is State.SERVING}
+    return [beat for beat in beats if latest.get(beat.model, beat.load) == beat.load]
+
+
+def beat_file(directory: Path, model: str, pid: int) -> Path:
+    """Return the file that holds a backend's sign of life."""
+    # The process first: a model's name may hold any character, but not begin a path.
+    return directory / f"{pid}-{model}{_BEAT}"
 
 
 def is_running(pid: int) -> bool:
@@ -83,3 +118,19 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] not in (b"Z", b"X", b"")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _read(file: Path) -> Beat | None:
+    try:
+        state, pid, load, nanoseconds, open_requests = _LAYOUT.unpack(file.read_bytes())
+        return Beat(
+            model=file.name.removesuffix(_BEAT).partition("-")[2],
+            load=load,
+            state=State(state),
+            pid=pid,
+            time=nanoseconds / 1e9,
+            open_requests=open_requests,
+        )
+    except (FileNotFoundError, struct.error, ValueError):
+        # Gone meanwhile, or made and not yet written.
+        return None

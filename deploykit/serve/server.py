@@ -3,30 +3,30 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Final, Self
+from typing import Any, Self
 
 from deploykit.config import ServeConfig
+from deploykit.errors import DeploykitError, ServeError
 from deploykit.serve.health import HealthServer
-from deploykit.serve.heartbeat import Beat
+from deploykit.serve.heartbeat import Beat, current
 from deploykit.serve.install import Install, find_install
+from deploykit.serve.loading import Loading
 from deploykit.serve.ports import choose_ports, listen
-from deploykit.serve.repository import Repository, open_repository
-from deploykit.serve.supervisor import Supervisor
-from deploykit.serve.triton import TritonProcess, reachable
+from deploykit.serve.signals import ENDING, Hangup, handling
+from deploykit.serve.supervisor import Phase, Supervisor
+from deploykit.serve.triton import TritonProcess, bracketed, reachable
 from deploykit.serve.workplace import Workplace
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class LocalServer:
     """A running server; a context manager that ends it. `serve` makes one."""
 
-    def __init__(self, repository: Repository, config: ServeConfig, install: Install, *, log: Path | None) -> None:
-        self.models = list(repository.models)
+    def __init__(self, loading: Loading, config: ServeConfig, install: Install, *, log: Path | None) -> None:
+        self._loading = loading
         self._stack = ExitStack()
         with ExitStack() as stack:
             ports = choose_ports(config)
@@ -35,14 +35,14 @@ class LocalServer:
             file = log or workplace.path / "triton.log"
 
             def launch() -> TritonProcess:
-                return TritonProcess(install, repository, config, ports, workplace=workplace, log=file)
+                models, engines = loading.begin(workplace.folder("shelf")), len(loading.names)
+                return TritonProcess(install, models, config, ports, engines=engines, workplace=workplace, log=file)
 
             self._supervisor = Supervisor(launch, config)
             live, ready = self._supervisor.live, self._supervisor.ready
             stack.enter_context(HealthServer(listening, live=live, ready=ready))
             self._stack = stack.pop_all()
-        host = reachable(config.host)
-        host = f"[{host}]" if ":" in host else host
+        host = bracketed(reachable(config.host))
         self.http_url = f"http://{host}:{ports['http_port']}"
         self.grpc_url = f"{host}:{ports['grpc_port']}"
         self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
@@ -59,9 +59,22 @@ class LocalServer:
         """How often a dead server was replaced."""
         return self._supervisor.restarts
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, sorted."""
+        return self._loading.names
+
     def beats(self) -> Mapping[str, Beat]:
-        """Return the last sign of life of each model: its process, and how many requests are open."""
-        return self._supervisor.beats()
+        """Return the last sign of life of each model: its process, and how many requests are open.
+
+        Of a model that is being replaced, it is that of the backend which gets new requests.
+        """
+        return {beat.model: beat for beat in current(self._supervisor.beats())}
+
+    def facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what each model says that it runs: precision, mode, rows, context, memory, threads."""
+        process = self._process()
+        return {model: process.facts(beat) for model, beat in self.beats().items()}
 
     def start(self) -> None:
         """Start it and return once every model is ready.
@@ -71,20 +84,62 @@ class LocalServer:
         """
         self._supervisor.start()
 
-    def wait(self) -> None:
+    def reload(self) -> list[str]:
+        """Have the files that have changed served instead, and return the names of the models that were replaced.
+
+        Open requests end on the engine that they began on; new ones go to the new engine as soon as it is ready. Until
+        the last of the open ones has ended, both are in memory. Models that were added are loaded, those whose files
+        are gone are served no longer. Any thread may call.
+
+        Raises:
+            ArtifactError: a file isn't what its manifest says; everything is served as before.
+            ServeError: Triton could not load a model; what served before it still does.
+        """
+        return self._loading.reload(self._process())
+
+    def wait(self, *, on_reload: Callable[[list[str] | DeploykitError], None] = lambda _: None) -> None:
         """Return when the server has ended: after SIGTERM or Ctrl-C if this is the main thread, or after `close`.
 
-        The first signal lets open requests finish, the second doesn't.
+        The first signal lets open requests finish, the second doesn't. SIGHUP reloads, unless it means that the
+        terminal was closed, which ends the server.
+
+        Args:
+            on_reload: told, on a thread of its own, which models a reload has replaced, or why it could not.
 
         Raises:
             ServeError: the server kept dying and was given up.
         """
 
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
+        def on_end(_number: int, _frame: FrameType | None) -> None:
             self._supervisor.request_stop(hurry=self._supervisor.is_stopping)
 
-        with _handling(on_signal):
+        hung_up = Hangup()
+
+        def on_hangup(number: int, frame: FrameType | None) -> None:
+            if hung_up():
+                on_end(number, frame)
+            else:
+                threading.Thread(target=self._reload_and_tell, args=(on_reload,), name="reload", daemon=True).start()
+
+        with handling(on_end, *ENDING), handling(on_hangup, signal.SIGHUP):
             self._supervisor.wait()
+
+    def _reload_and_tell(self, on_reload: Callable[[list[str] | DeploykitError], None]) -> None:
+        try:
+            on_reload(self.reload())
+        except DeploykitError as error:
+            on_reload(error)
+
+    def _process(self) -> TritonProcess:
+        process = self._supervisor.process
+        if not isinstance(process, TritonProcess) or not self.is_serving:
+            raise ServeError("the server is not up; try again when it is ready")
+        return process
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has started and does not restart or end at this moment."""
+        return self._supervisor.phase is Phase.SERVING
 
     def close(self, *, hurry: bool = False) -> None:
         """Let open requests finish (not in a hurry), end the server, and remove all it used."""
@@ -95,7 +150,7 @@ class LocalServer:
 
 
 def serve(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     config: ServeConfig | None = None,
     *,
     triton: Path | None = None,
@@ -105,8 +160,9 @@ def serve(
     """Return a running Triton that serves a packaged artifact or a model repository, every model ready.
 
     Args:
-        path: a packaged artifact, or a model repository; its files are verified first.
-        config: ports and time limits.
+        path: a packaged artifact, or a model repository, or several of these, whose models are served together; their
+            files are verified first.
+        config: ports, time limits, and how the engines run.
         triton: the `tritonserver` to start; that of the wheel, or else the first in PATH, where None.
         log: file to append Triton's log to; one that is removed with the server where None.
         signals: whether SIGTERM while starting leaves through `SystemExit`, so that everything is cleaned up
@@ -122,11 +178,12 @@ def serve(
         ...     print(server.http_url)
     """
     config = config or ServeConfig()
-    with _handling(_leave) if signals else ExitStack():
-        repository = open_repository(Path(path))
+    paths = [path] if isinstance(path, str | os.PathLike) else path
+    with handling(_leave, *ENDING) if signals else ExitStack():
+        loading = Loading([Path(each) for each in paths], timeout=config.startup_timeout)
         install = find_install(triton)
         install.check()
-        server = LocalServer(repository, config, install, log=log)
+        server = LocalServer(loading, config, install, log=log)
         try:
             server.start()
         except BaseException:
@@ -137,22 +194,8 @@ def serve(
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     # Once: a second signal must not interrupt the cleaning up that the first has begun.
-    for each in _SIGNALS:
+    for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
-
-
-@contextmanager
-def _handling(handler: "signal._HANDLER") -> Iterator[None]:
-    """Let `handler` take SIGTERM and SIGINT; only the main thread can, elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
 from deploykit.config import ServeConfig
 from deploykit.errors import DeploykitError, ServeError
-from deploykit.serve.heartbeat import Beat, State, is_running
+from deploykit.serve.heartbeat import Beat, State, current, is_running
 
 POLL: Final = 0.1
 """Seconds between two looks at the heartbeats: a dead backend's callers must hear of it within 2 s."""
@@ -64,8 +64,8 @@ class Process(Protocol):
         """Return the end of its log."""
         ...
 
-    def beats(self) -> Mapping[str, Beat]:
-        """Return the last sign of life of each model that has given one."""
+    def beats(self) -> list[Beat]:
+        """Return the last sign of life of each backend that has given one."""
         ...
 
 
@@ -117,14 +117,24 @@ class Supervisor:
             self._thread.join()
 
     @property
+    def phase(self) -> Phase:
+        """What the server is doing."""
+        return self._phase
+
+    @property
+    def process(self) -> Process | None:
+        """The latest process."""
+        return self._process
+
+    @property
     def is_stopping(self) -> bool:
         """Whether the end has been asked for."""
         return self._stop.is_set()
 
-    def beats(self) -> Mapping[str, Beat]:
-        """Return the last sign of life of each model that has given one."""
+    def beats(self) -> list[Beat]:
+        """Return the last sign of life of each backend that has given one."""
         process = self._process
-        return process.beats() if process else {}
+        return process.beats() if process else []
 
     def live(self) -> str | None:
         """Return why the whole should be restarted from outside, or None.
@@ -233,25 +243,27 @@ class Supervisor:
         while process.status() is None and not self._hurry.wait(POLL):
             now = time.monotonic()
             beats = process.beats()
-            if any(beat.open_requests for beat in beats.values()) and not self._dead(beats):
+            if any(beat.open_requests for beat in beats) and not self._dead(beats):
                 idle_since = now
             if now - idle_since > DRAINED or now - self._since > self._config.exit_timeout + DRAINED:
                 return
 
-    def _trouble(self, beats: Mapping[str, Beat]) -> str | None:
+    def _trouble(self, beats: list[Beat]) -> str | None:
         return self._dead(beats) or self._silent(beats)
 
-    @staticmethod
-    def _dead(beats: Mapping[str, Beat]) -> str | None:
-        for model, beat in beats.items():
+    def _dead(self, beats: list[Beat]) -> str | None:
+        for beat in _needed(beats):
+            if beat.state is State.LOADING and self._phase is Phase.SERVING:
+                # A model that was added; whoever has it loaded looks after it.
+                continue
             if beat.state is not State.CLOSED and not is_running(beat.pid):
-                return f"the backend of model {model!r} has died"
+                return f"the backend of model {beat.model!r} has died"
         return None
 
-    def _silent(self, beats: Mapping[str, Beat], grace: float = 0.0) -> str | None:
-        for model, beat in beats.items():
+    def _silent(self, beats: list[Beat], grace: float = 0.0) -> str | None:
+        for beat in _needed(beats):
             if beat.state is State.SERVING and beat.age() > self._config.heartbeat_timeout + grace:
-                return f"no heartbeat of model {model!r} for {beat.age():.0f} s"
+                return f"no heartbeat of model {beat.model!r} for {beat.age():.0f} s"
         return None
 
     def _enter(self, phase: Phase) -> None:
@@ -263,6 +275,16 @@ class Supervisor:
             raise self._failure
         if self._failure is not None:
             raise ServeError(f"the supervisor failed: {self._failure!r}") from self._failure
+
+
+def _needed(beats: list[Beat]) -> list[Beat]:
+    """Return the backends that must live: those for new requests, and replaced ones whose requests are still open.
+
+    Triton tells the callers of a replaced backend nothing when it dies, for minutes; ending all is how they hear of it.
+    One that fails while it loads leaves the one before it in place.
+    """
+    counting = current(beats)
+    return [beat for beat in beats if beat in counting or beat.open_requests]
 
 
 def _failed(message: str, process: Process) -> ServeError:

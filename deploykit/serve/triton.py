@@ -1,6 +1,7 @@
 """One Triton process: its command line, its log, its end."""
 
 import http.client
+import json
 import os
 import re
 import secrets
@@ -10,24 +11,45 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import deploykit.serve.leash as leash
 from deploykit.config import ServeConfig
-from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, Beat, read_beat
+from deploykit.errors import ServeError
+from deploykit.serve.heartbeat import (
+    DIRECTORY_VARIABLE,
+    Beat,
+    State,
+    current,
+    forget,
+    is_running,
+    read_beats,
+    read_facts,
+)
+from deploykit.serve.hiding import hide
 from deploykit.serve.install import Install
-from deploykit.serve.repository import Repository
+from deploykit.serve.settings import ENGINE_VARIABLE, ENGINES_VARIABLE
 from deploykit.serve.workplace import Workplace
 
 _TAIL_BYTES: Final = 16384
 _PROBE_TIMEOUT: Final = 0.5
 """Seconds; short, because whoever asks watches the heartbeats as well."""
-_CLOSED_APIS: Final = "shared-memory,trace,logging"
-"""Interfaces nobody needs from outside: callers' shared memory, and settings that write files of a caller's choice."""
+_CLOSED_APIS: Final = "shared-memory,trace,logging,model-repository"
+"""Interfaces nobody needs from outside: callers' shared memory, settings that write files of a caller's choice, and
+loading models, which is running a caller's code."""
+_KEY: Final = "deploykit"
+"""Name of the header that opens them."""
 
 # Triton's line on a model that didn't load; a Python traceback follows behind "At:", its line ends written as "\\n".
 _NOT_LOADED: Final = re.compile(
     r"\"failed to load '(?P<model>[^']+)' version \d+: [^:]+: (?:TritonModelException: )?(?P<why>.*?)(?:\\n|\"$)",
+    re.MULTILINE,
+)
+
+# What the call that loads a model answers, its line ends as they are.
+_REFUSED: Final = re.compile(
+    r"(?:version \d+ is at UNAVAILABLE state: [^:]+: (?:TritonModelException: )?|failed to load '[^']+', )"
+    r"(?P<why>.*?);?$",
     re.MULTILINE,
 )
 
@@ -41,22 +63,39 @@ class TritonProcess:
     def __init__(
         self,
         install: Install,
-        repository: Repository,
+        models: Path,
         config: ServeConfig,
         ports: Mapping[str, int],
         *,
+        engines: int,
         workplace: Workplace,
         log: Path,
     ) -> None:
-        self._models, self._beats = repository.models, workplace.folder("beats")
+        """Start it.
+
+        Args:
+            install: the program.
+            models: the folder that it polls for models.
+            config: where it listens, and how its engines run.
+            ports: the port of each endpoint, by its field's name.
+            engines: how many models share this machine.
+            workplace: where it may leave files.
+            log: file that its output is appended to.
+        """
+        self._beats = workplace.folder("beats")
         self._log = log
         self._log_begin = log.stat().st_size if log.exists() else 0
         self._workplace = workplace
         self._probe_host, self._http_port = reachable(config.host), ports["http_port"]
+        self._grpc_address = f"{bracketed(self._probe_host)}:{ports['grpc_port']}"
+        self._secret, self._hidden = secrets.token_hex(16), False
         backends = install.link_backends(workplace.folder("backends"))
         command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(install.server)]
-        command += flags(repository, config, ports, backends=backends, memory_prefix=workplace.shared_memory_prefix)
-        environment = {**install.environment(), DIRECTORY_VARIABLE: str(self._beats)}
+        command += flags(models, config, ports, backends=backends, memory_prefix=workplace.shared_memory_prefix)
+        command += closing_flags(self._secret)
+        environment = {**install.environment(), DIRECTORY_VARIABLE: str(self._beats), ENGINES_VARIABLE: str(engines)}
+        if config.engine:
+            environment[ENGINE_VARIABLE] = json.dumps(dict(config.engine))
         with log.open("ab") as stream:
             self._process = subprocess.Popen(  # noqa: S603  # the server that was asked for
                 command,
@@ -77,16 +116,30 @@ class TritonProcess:
         connection = http.client.HTTPConnection(self._probe_host, self._http_port, timeout=_PROBE_TIMEOUT)
         try:
             connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == http.HTTPStatus.OK
+            ready = connection.getresponse().status == http.HTTPStatus.OK
+            if ready and not self._hidden:
+                # It listens, so it has read its options.
+                self._hidden = True
+                hide(self._process.pid, self._secret)
+            return ready
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
 
-    def beats(self) -> Mapping[str, Beat]:
-        """Return the last sign of life of each model that has given one."""
-        found = {model: read_beat(self._beats, model) for model in self._models}
-        return {model: beat for model, beat in found.items() if beat}
+    def beats(self) -> list[Beat]:
+        """Return the last sign of life of each backend; those that have ended as they should are forgotten."""
+        beats = read_beats(self._beats)
+        counting = current(beats)
+        for beat in beats:
+            replaced = beat not in counting and not beat.open_requests
+            if (replaced or beat.state is State.CLOSED) and not is_running(beat.pid):
+                forget(self._beats, beat)
+        return beats
+
+    def facts(self, beat: Beat) -> dict[str, Any]:
+        """Return what a backend says that it runs."""
+        return read_facts(self._beats, beat)
 
     def terminate(self) -> None:
         """Ask it to finish open requests and end."""
@@ -116,9 +169,39 @@ class TritonProcess:
         lines = [line.strip() for line in tail.splitlines() if line.strip()]
         return lines[-1] if lines else "nothing in its log"
 
+    def load(self, model: str, timeout: float) -> None:
+        """Have a model loaded as it now stands on the shelf, beside one of its name that serves; return once it serves.
+
+        Raises:
+            ServeError: it can't be; one that served before still does.
+        """
+        self._control(model, "RepositoryModelLoad", timeout)
+
+    def unload(self, model: str, timeout: float) -> None:
+        """Have a model removed; its open requests are still answered.
+
+        Raises:
+            ServeError: Triton doesn't answer.
+        """
+        self._control(model, "RepositoryModelUnload", timeout)
+
+    def _control(self, model: str, call: str, timeout: float) -> None:
+        # Here, since these take longer to import than all else, and a server that is never reloaded needs none of it.
+        import grpc
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+        # Not over HTTP: there, loading blocks a thread that also carries others' streams.
+        with grpc.insecure_channel(self._grpc_address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            request = getattr(service_pb2, f"{call}Request")(model_name=model)
+            try:
+                getattr(stub, call)(request, timeout=timeout, metadata=[(f"triton-grpc-protocol-{_KEY}", self._secret)])
+            except grpc.RpcError as error:
+                raise ServeError(f"model {model!r} can't be loaded: {_loading_problem(error, timeout)}") from None
+
 
 def flags(
-    repository: Repository,
+    models: Path,
     config: ServeConfig,
     ports: Mapping[str, int],
     *,
@@ -126,7 +209,12 @@ def flags(
     memory_prefix: str,
 ) -> Iterator[str]:
     """Yield Triton's options: only such as both 2.51 and 2.71 know."""
-    yield f"--model-repository={repository.path}"
+    yield f"--model-repository={models}"
+    # Loaded are all that are there at the start, and later what `load` names.
+    yield "--model-control-mode=explicit"
+    yield "--load-model=*"
+    # It ends if one of those fails. Later ones must not turn it unready: a model that could not be added isn't missed.
+    yield "--strict-readiness=false"
     if backends:
         yield f"--backend-directory={backends}"
     for endpoint in ("http", "grpc", "metrics"):
@@ -137,10 +225,6 @@ def flags(
     yield "--disable-auto-complete-config"
     yield f"--backend-config=python,shm-region-prefix-name={memory_prefix}"
     yield f"--exit-timeout-secs={max(1, round(config.exit_timeout))}"
-    # The value is a secret that nobody is told, so these are closed.
-    secret = secrets.token_hex(16)
-    yield f"--http-restricted-api={_CLOSED_APIS}:deploykit={secret}"
-    yield f"--grpc-restricted-protocol={_CLOSED_APIS}:deploykit={secret}"
     # A client that vanished is found within 30 s, and one that asks whether the server lives isn't hung up on.
     yield "--grpc-keepalive-time=20000"
     yield "--grpc-keepalive-timeout=10000"
@@ -148,6 +232,27 @@ def flags(
     yield "--grpc-http2-max-pings-without-data=0"
     yield "--grpc-http2-min-recv-ping-interval-without-data=5000"
     yield "--grpc-http2-max-ping-strikes=0"
+
+
+def closing_flags(secret: str) -> Iterator[str]:
+    """Yield the options that close what is for administrators to all who don't know `secret`."""
+    yield f"--http-restricted-api={_CLOSED_APIS}:{_KEY}={secret}"
+    yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{_KEY}={secret}"
+
+
+def _loading_problem(error: Any, timeout: float) -> str:
+    """Return in a few words why a model wasn't loaded."""
+    if error.code().name == "DEADLINE_EXCEEDED":
+        return f"not ready after {timeout:.0f} s; raise --startup-timeout if it is large"
+    details = str(error.details())
+    if found := _REFUSED.search(details):
+        return found["why"]
+    return "the server ended meanwhile" if error.code().name == "UNAVAILABLE" else details.partition("\n")[0]
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def reachable(host: str) -> str:

@@ -14,7 +14,7 @@ from deploykit.serve.repository import open_repository
 def test_a_packaged_artifact_and_its_repository_are_the_same(packaged: Artifact) -> None:
     by_artifact, by_folder = open_repository(packaged.path), open_repository(packaged.path / "model_repository")
     assert by_artifact == by_folder
-    assert by_artifact.models == ("tiny",)
+    assert by_artifact.names == ("tiny",)
 
 
 def test_a_changed_file_is_refused_before_anything_is_started(copied: Path, anywhere: ServeConfig) -> None:

@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,10 @@ NOBODY = 2**22 + 1
 """A process number beyond the largest that Linux gives out."""
 
 
+def beat(model: str, **fields: Any) -> Beat:
+    return Beat(model=model, **{"state": State.SERVING, "time": time.monotonic(), "open_requests": 0, **fields})
+
+
 class Scripted:
     """A process that behaves as told."""
 
@@ -25,6 +30,7 @@ class Scripted:
         self.ended: int | None = None
         self.ready, self.pid, self.beating = ready, pid or os.getpid(), beating
         self.open_requests = 0
+        self.others: list[Beat] = []
         self.calls: list[str] = []
         self._born = time.monotonic()
 
@@ -47,9 +53,10 @@ class Scripted:
     def log_tail(self) -> str:
         return "first\nout of luck\n"
 
-    def beats(self) -> Mapping[str, Beat]:
+    def beats(self) -> list[Beat]:
         when = time.monotonic() if self.beating else self._born
-        return {"m": Beat(state=State.SERVING, pid=self.pid, time=when, open_requests=self.open_requests)}
+        own = beat("m", load=2, pid=self.pid, time=when, open_requests=self.open_requests)
+        return [own, *self.others]
 
 
 @pytest.fixture
@@ -116,6 +123,37 @@ def test_a_dead_backend_turns_readiness_red_but_not_liveness(watch: Callable[...
     assert running.live() is None
     second.ready = True
     until(lambda: running.ready() is None)
+
+
+@pytest.mark.parametrize(
+    ("other", "trouble"),
+    [
+        ({"load": 1, "open_requests": 0}, None),
+        ({"load": 1, "open_requests": 1}, "the backend of model 'm' has died"),
+        ({"load": 3, "state": State.LOADING}, None),
+        ({"load": 3, "state": State.CLOSED}, None),
+        ({"load": 3, "state": State.SERVING}, "the backend of model 'm' has died"),
+        ({"model": "n", "load": 3, "state": State.LOADING}, None),
+        ({"model": "n", "load": 3}, "the backend of model 'n' has died"),
+    ],
+)
+def test_of_backends_that_have_gone_only_those_with_callers_are_missed(
+    other: dict[str, Any], trouble: str | None, watch: Callable[..., Supervisor]
+) -> None:
+    first = Scripted()
+    running = watch(first, Scripted())
+    running.start()
+    first.others.append(beat(other.pop("model", "m"), pid=NOBODY, **other))
+    assert running.ready() in (trouble, trouble and "restarting")
+    time.sleep(0.3)
+    assert running.restarts == (trouble is not None)
+
+
+def test_a_model_that_dies_while_the_server_starts_ends_the_start(watch: Callable[..., Supervisor]) -> None:
+    process = Scripted(ready=False)
+    process.others.append(beat("n", load=1, pid=NOBODY, state=State.LOADING))
+    with pytest.raises(ServeError, match="the backend of model 'n' has died: out of luck"):
+        watch(process).start()
 
 
 def test_what_keeps_dying_is_given_up(watch: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:

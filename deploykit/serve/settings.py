@@ -1,0 +1,95 @@
+"""What a backend is told when Triton loads it: how the engine is to run, and where the artifact lies."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from deploykit.config import EngineConfig
+from deploykit.errors import ConfigError
+from deploykit.sizes import parse_bytes
+
+ENGINE_VARIABLE: Final = "DEPLOYKIT_ENGINE"
+"""Environment variable with a JSON object of `EngineConfig`'s fields, which count more than `config.pbtxt`."""
+ENGINES_VARIABLE: Final = "DEPLOYKIT_ENGINES"
+"""Environment variable that says how many engines share this machine."""
+LOAD_PARAMETER: Final = "DEPLOYKIT_LOAD"
+"""Parameter of `config.pbtxt` that counts what `deploykit serve` has had Triton load."""
+POINTER: Final = "deploykit-artifact"
+"""File in a version's folder that says where the artifact lies; without it, the artifact is that folder itself."""
+
+Parameters = Mapping[str, Mapping[str, str]]
+"""Those of `config.pbtxt`, as Triton gives them in JSON."""
+
+
+def engine_config(parameters: Parameters, environment: Mapping[str, str]) -> EngineConfig:
+    """Return the engine's settings: those of the environment, else of `config.pbtxt`, else the defaults.
+
+    Parameters in capitals are Triton's own and are passed over.
+
+    Raises:
+        ConfigError: an unknown name, or a value that can't be.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if not name.isupper():
+            settings[name] = _read("config.pbtxt", name, value["string_value"])
+    for name, value in _overrides(environment.get(ENGINE_VARIABLE, "{}")).items():
+        _check_name(ENGINE_VARIABLE, name)
+        settings[name] = value
+    settings.setdefault("threads", _share(environment.get(ENGINES_VARIABLE, "1")))
+    return EngineConfig(**settings)
+
+
+def artifact_folder(version: Path) -> Path:
+    """Return the folder of the artifact that a version's folder holds or points to."""
+    pointer = version / POINTER
+    return Path(pointer.read_text(encoding="utf-8")) if pointer.is_file() else version
+
+
+def load_number(parameters: Parameters) -> int:
+    """Return which load this is; 0 where Triton wasn't started by `deploykit serve`."""
+    return int(parameters.get(LOAD_PARAMETER, {}).get("string_value", "0"))
+
+
+def _share(engines: str) -> int | None:
+    """Return the threads of one among several engines: an even share of the cores; None, which is all, if it is alone.
+
+    ONNX Runtime's threads wait for each other in busy loops: more of them than cores, and each waits for one that isn't
+    running.
+    """
+    if int(engines) <= 1:
+        return None
+    # Here, since it brings ONNX Runtime with it, which only the backends need.
+    from deploykit.engine.session import available_cores
+
+    return max(1, available_cores() // int(engines))
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{ENGINE_VARIABLE} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{ENGINE_VARIABLE} must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read(source: str, name: str, value: str) -> Any:
+    _check_name(source, name)
+    if name == "mode":
+        return value
+    try:
+        return parse_bytes(value) if name == "cache_memory" else int(value)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: parameter {name}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{source}: parameter {name} must be a whole number, got {value!r}") from None
+
+
+def _check_name(source: str, name: str) -> None:
+    known = sorted(field.name for field in fields(EngineConfig))
+    if name not in known:
+        raise ConfigError(f"{source}: unknown parameter {name!r}; known are {', '.join(known)}")
