@@ -8,7 +8,7 @@ with Engine.open("artifact") as engine:
 from deploykit.engine.engine import Engine
 from deploykit.engine.loop import EngineStats
 from deploykit.engine.params import SamplingParams
-from deploykit.engine.request import Completion, Event, FinishReason, Listener, Request
+from deploykit.engine.request import Completion, Event, FinishReason, Listener, Request, TokenLogprob
 from deploykit.errors import EngineError, QueueFullError
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "QueueFullError",
     "Request",
     "SamplingParams",
+    "TokenLogprob",
 ]
