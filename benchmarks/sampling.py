@@ -3,23 +3,25 @@
     python benchmarks/sampling.py [--rounds 30] [--rows 1 8 16] [--engine]
 
 Logits are random: "flat" as those of a model with random weights, where thousands of tokens hold the mass, "peaked" as
-those of a trained one, where tens do. Ways and their logits alternate within a round; figures are the medians of the
+those of a trained one, where tens do. Ways and their logits alternate within a round; figures are the least of all
 rounds. With `--engine` the 134M Llama (int8) decodes as many streams as there are rows, and what choosing from its
 vocabulary takes is shown as a share of its step as well.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from decode import make_artifact
 from numpy.typing import NDArray
 from results import keep
 
-from deploykit.engine.params import SamplingParams
+from deploykit.config import EngineConfig
+from deploykit.engine import Engine, SamplingParams
 from deploykit.engine.sampling import Sampler, choose
 
 VOCABULARIES = (32000, 49152, 128256, 151936)
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def compare(rows: int, vocabulary: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds a step: way → kind of logits → median."""
+    """Return milliseconds a step: way → kind of logits → least."""
     numbers = np.random.default_rng(0)
     noise = numbers.standard_normal((rows, vocabulary), np.float32)
     samplers = {way: [Sampler(params, prompt=PROMPT, vocab_size=vocabulary)] * rows for way, params in WAYS.items()}
@@ -63,9 +65,7 @@ def compare(rows: int, vocabulary: int, rounds: int) -> dict[str, dict[str, floa
         for kind, spread in SPREADS.items():
             for way, those in samplers.items():
                 seen[way][kind].append(1000 * measure(those, noise * np.float32(spread)))
-    return {
-        way: {kind: round(statistics.median(times), 4) for kind, times in kinds.items()} for way, kinds in seen.items()
-    }
+    return {way: {kind: round(min(times), 4) for kind, times in kinds.items()} for way, kinds in seen.items()}
 
 
 def measure(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> float:
@@ -76,35 +76,21 @@ def measure(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> float:
 
 def decode_steps(row_counts: Sequence[int]) -> dict[str, float]:
     """Return the milliseconds of a greedy step of the 134M Llama, by rows."""
-    from decode import make_artifact
-
-    from deploykit.config import EngineConfig
-    from deploykit.engine import Engine
-
-    params = SamplingParams(max_tokens=64, ignore_eos=True)
-    steps = {}
     with tempfile.TemporaryDirectory() as name:
         artifact = make_artifact(Path(name), "int8")
-        for rows in row_counts:
-            with Engine.open(artifact.path, EngineConfig(max_rows=rows)) as engine:
-                steps[str(rows)] = round(1000 * _decode(engine, params, rows), 3)
-    return steps
+        return {str(rows): round(1000 * decode_step(artifact.path, rows), 3) for rows in row_counts}
 
 
-def _decode(engine: object, params: SamplingParams, rows: int) -> float:
-    """Return the median seconds between two tokens of a stream that runs with others, prompts of one token."""
-    from concurrent.futures import ThreadPoolExecutor
+def decode_step(artifact: Path, rows: int) -> float:
+    """Return the least of the streams' median seconds between two tokens, prompts of one token."""
+    params = SamplingParams(max_tokens=64, ignore_eos=True)
+    with Engine.open(artifact, EngineConfig(max_rows=rows)) as engine, ThreadPoolExecutor(rows) as pool:
 
-    from deploykit.engine import Engine
+        def arrivals(token: int) -> list[float]:
+            return [time.perf_counter() for _ in engine.stream([token], params)]
 
-    assert isinstance(engine, Engine)
-
-    def arrivals(token: int) -> list[float]:
-        return [time.perf_counter() for _ in engine.stream([token], params)]
-
-    with ThreadPoolExecutor(rows) as pool:
         times = list(pool.map(arrivals, range(100, 100 + rows)))
-    return statistics.median(float(gap) for stream in times for gap in np.diff(stream))
+    return min(float(np.median(np.diff(stream))) for stream in times)
 
 
 def show(figures: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], steps: Mapping[str, float]) -> None:

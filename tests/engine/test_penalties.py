@@ -119,10 +119,12 @@ def test_leaves_ends_alone_that_the_model_does_not_have(eos: list[int]) -> None:
 
 
 def test_a_banned_word_may_begin_in_the_prompt() -> None:
-    penalties = Penalties(SamplingParams(), prompt=[9, 1, 2], eos=[], bad_words=[[1, 2, 3], [2, 4]], vocab_size=SIZE)
+    # The last has another token in the middle of its beginning.
+    words = [[1, 2, 3], [2, 4], [9, 1, 2, 6], [9, 8, 2, 5]]
+    penalties = Penalties(SamplingParams(), prompt=[9, 1, 2], eos=[], bad_words=words, vocab_size=SIZE)
     logits = np.zeros(SIZE, np.float32)
     penalties.apply(logits)
-    assert np.flatnonzero(logits == -np.inf).tolist() == [3, 4]
+    assert np.flatnonzero(logits == -np.inf).tolist() == [3, 4, 6]
     penalties.add(1)
     logits = np.zeros(SIZE, np.float32)
     penalties.apply(logits)
