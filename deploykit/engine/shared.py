@@ -39,7 +39,7 @@ class SharedDecoder:
         """Return the logits of each row's last token, [B, V]; they hold until the next run."""
         totals = batch.totals
         longest = max(totals)
-        # Several new tokens, and no more in the mask, are what ONNX Runtime knows the beginning of a prompt by.
+        # A piece of a prompt is bound anew anyway, and gets a mask of its own length.
         width = min(-(-longest // _MASK_STEP) * _MASK_STEP, self._capacity) if batch.new == 1 else longest
         self._pool.hold(batch.first_row, totals)
         lane = self._lane(batch.first_row, len(totals))
