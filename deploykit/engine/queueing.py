@@ -6,7 +6,7 @@ tokens. So that nobody starves, every fourth turn is that of the job that came f
 """
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from itertools import islice, takewhile
 from typing import Final
 
@@ -15,7 +15,7 @@ from deploykit.engine.job import Job
 OLDEST_EVERY: Final = 4
 """One turn in so many goes by arrival alone."""
 REMEMBERED: Final = 1000
-"""Clients whose tokens are still counted while none of their jobs waits; beyond that those are forgotten."""
+"""Clients whose tokens are kept while they have no open job; where there are more, those are forgotten."""
 
 
 class Line:
@@ -26,9 +26,9 @@ class Line:
 
     def __init__(self) -> None:
         self._levels: dict[int, _Level] = {}
-        """The waiting jobs by priority."""
+        """The open jobs by priority: waiting, parked and running ones."""
         self._waiting: OrderedDict[Job, None] = OrderedDict()
-        """The same in order of arrival; a plain dict would pass over all who left each time the first is looked up."""
+        """Those without a first row yet, in order of arrival; a plain dict's first is slow to find once many left."""
         self._deadlines: list[tuple[float, int, Job]] = []
         """Those of them that have a deadline, in its order; the arrivals keep jobs from being compared."""
         self._parked: list[Job] = []
@@ -60,7 +60,7 @@ class Line:
             return None
         if self._turns % OLDEST_EVERY == OLDEST_EVERY - 1:
             return min([*islice(self._waiting, 1), *self._parked], key=_arrival)
-        urgent = min(self._levels, default=None)
+        urgent = min((priority for priority, level in self._levels.items() if level.waits), default=None)
         if urgent is None or (self._parked and self._parked[0].priority <= urgent):
             return self._parked[0]
         return self._levels[urgent].first()
@@ -70,26 +70,31 @@ class Line:
         self._turns += 1
         if job in self._waiting:
             self.count(job, len(job.tokens))
-        self.remove(job)
+        self._pull(job)
 
-    def remove(self, job: Job) -> None:
+    def count(self, job: Job, tokens: int) -> None:
+        """Count tokens that a job has been given for its client."""
+        self._levels[job.priority].count(job.client, tokens)
+
+    def close(self, job: Job) -> None:
+        """Forget a job that has ended, whether it stands in line or had its turn."""
+        if job.row is None:
+            self._pull(job)
+        level = self._levels[job.priority]
+        level.close(job)
+        if level.empty:
+            # Its counters go as well: they matter only between jobs that are open at the same time.
+            del self._levels[job.priority]
+
+    def _pull(self, job: Job) -> None:
         """Take a job out of the line, wherever it stands."""
         if job not in self._waiting:
             assert self._parked.pop(bisect_left(self._parked, job.rank, key=_rank)) is job
             return
         del self._waiting[job]
-        level = self._levels[job.priority]
-        level.remove(job)
-        if level.empty:
-            # Its counters go as well: they matter only between jobs that wait at the same time.
-            del self._levels[job.priority]
+        self._levels[job.priority].pull(job)
         if job.deadline is not None:
             del self._deadlines[bisect_left(self._deadlines, (job.deadline, job.arrival))]
-
-    def count(self, job: Job, tokens: int) -> None:
-        """Count tokens that a job has been given for its client."""
-        if job.priority in self._levels:
-            self._levels[job.priority].count(job.client, tokens)
 
     def overdue(self, now: float) -> tuple[Job, ...]:
         """Return the waiting jobs whose deadline has passed; they stay in line until they are removed."""
@@ -97,45 +102,55 @@ class Line:
 
 
 class _Level:
-    """The waiting jobs of one priority, by client, and how many tokens each client has had since the level began."""
+    """The clients that have open jobs of one priority, and how many tokens each has had since the level began."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, OrderedDict[Job, None]] = {}
-        """Of each client that waits, in order of arrival."""
+        self._open: Counter[str] = Counter()
+        """Open jobs of each client."""
+        self._waiting: dict[str, OrderedDict[Job, None]] = {}
+        """Those that wait for their first row, in order of arrival."""
         self._tokens: dict[str, int] = {}
-        """Of these, and of some that waited before."""
+        """What each client has had: those with open jobs, and some that had some before."""
 
     @property
     def empty(self) -> bool:
-        return not self._jobs
+        return not self._open
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._waiting)
 
     def add(self, job: Job) -> None:
-        if job.client not in self._jobs:
+        if job.client not in self._open:
             self._welcome(job.client)
-        self._jobs[job.client][job] = None
+        self._open[job.client] += 1
+        self._waiting.setdefault(job.client, OrderedDict())[job] = None
 
     def first(self) -> Job:
         """Return the next job of the client that has had the fewest tokens."""
-        client = min(self._jobs, key=self._tokens.__getitem__)
-        return next(iter(self._jobs[client]))
+        client = min(self._waiting, key=self._tokens.__getitem__)
+        return next(iter(self._waiting[client]))
 
-    def remove(self, job: Job) -> None:
-        jobs = self._jobs[job.client]
+    def pull(self, job: Job) -> None:
+        jobs = self._waiting[job.client]
         del jobs[job]
         if not jobs:
-            del self._jobs[job.client]
+            del self._waiting[job.client]
 
     def count(self, client: str, tokens: int) -> None:
-        if client in self._tokens:
-            self._tokens[client] += tokens
+        self._tokens[client] += tokens
+
+    def close(self, job: Job) -> None:
+        self._open[job.client] -= 1
+        if not self._open[job.client]:
+            del self._open[job.client]
 
     def _welcome(self, client: str) -> None:
-        """Let a client join those that wait, level with the least served of them: time away earns nothing."""
-        if len(self._tokens) > len(self._jobs) + REMEMBERED:
-            self._tokens = {waiting: self._tokens[waiting] for waiting in self._jobs}
-        least = min((self._tokens[waiting] for waiting in self._jobs), default=0)
+        """Lift a client that comes (back) to the least served of those in line: time away earns nothing."""
+        if len(self._tokens) > len(self._open) + REMEMBERED:
+            self._tokens = {active: self._tokens[active] for active in self._open}
+        least = min((self._tokens[active] for active in self._waiting or self._open), default=0)
         self._tokens[client] = max(self._tokens.get(client, 0), least)
-        self._jobs[client] = OrderedDict()
 
 
 def _arrival(job: Job) -> int:

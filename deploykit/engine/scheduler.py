@@ -90,14 +90,12 @@ class Scheduler:
         changes = list(self._admit())
         while (batch := self._next_batch()) and not self._fits(batch):
             changes += self._park(max(self._in_rows, key=lambda job: job.rank))
-        if batch is None:
-            return None
-        delays = self._filling in batch.jobs and self._decoding
-        self._gap = self._gap - batch.new if delays else self._chunk
-        return Plan(changes=tuple(changes), batch=batch)
+        return Plan(changes=tuple(changes), batch=batch) if batch else None
 
     def advance(self, batch: Batch) -> tuple[Job, ...]:
         """Note that a batch has run, and return the jobs that get a token from it: none in the middle of a prompt."""
+        delays = self._filling in batch.jobs and self._decoding
+        self._gap = self._gap - batch.new if delays else self._chunk
         for job in batch.jobs:
             job.cached += batch.new
         if any(job.cached < len(job.tokens) for job in batch.jobs):
@@ -112,10 +110,8 @@ class Scheduler:
     def remove(self, job: Job) -> tuple[Change, ...]:
         """Take a job out, wherever it is, and return what that changes: its row is free, and the rows close up."""
         drop = Drop(job=job, row=job.row)
-        if job.row is not None:
-            return drop, *self._vacate(job)
-        self._line.remove(job)
-        return (drop,)
+        self._line.close(job)
+        return (drop,) if job.row is None else (drop, *self._vacate(job))
 
     def _next_batch(self) -> Batch | None:
         """Return a piece of the prompt that is being filled if it may run now, or else the decoding rows."""
