@@ -201,8 +201,10 @@ class World:
             assert set(batch.jobs) == self.decoding, "all that decode go together"
             assert batch.new == 1
         else:
-            assert len(batch.jobs) == 1
-            assert batch.new <= self._chunk * (1 if self.decoding else module.IDLE_CHUNKS)
+            (job,) = batch.jobs
+            end = job.cached + batch.new
+            assert job.cached % self._chunk == 0, "where a prompt is cut depends on others"
+            assert end == min(len(job.tokens), job.cached + self._chunk)
 
     def _run(self, batch: Batch, failing: frozenset[Job]) -> None:
         """Run a batch, row by row where that fails, and end the rows that fail alone."""

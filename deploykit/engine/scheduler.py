@@ -20,8 +20,6 @@ from deploykit.errors import QueueFullError
 
 CACHE_STEP: Final = 16
 """Tokens by which a row grows: with heads of 64 floats, a page of memory (4096 bytes)."""
-IDLE_CHUNKS: Final = 4
-"""Chunks of a prompt that run at once where nobody waits for them."""
 
 
 class Scheduler:
@@ -122,13 +120,10 @@ class Scheduler:
     def _piece(self, job: Job) -> int:
         """Return how many of a job's tokens may run now: 0 where the decoding rows come first.
 
-        A prompt isn't cut further to use up what is left between two steps: each piece costs nearly a step.
+        Where a prompt is cut depends on nobody else, since a sum's rounding depends on where it is cut.
         """
-        left = len(job.tokens) - job.cached
-        if not self._decoding:
-            return min(left, IDLE_CHUNKS * self._chunk)
-        piece = min(left, self._chunk)
-        return piece if piece <= self._gap else 0
+        piece = min(len(job.tokens), (job.cached // self._chunk + 1) * self._chunk) - job.cached
+        return piece if piece <= self._gap or not self._decoding else 0
 
     def _fits(self, batch: Batch) -> bool:
         """Return whether the cache can hold the rows in use and what a batch adds to them."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import deploykit.engine.scheduler as module
 from deploykit.engine.job import Drop, Job, Load, Move, Plan, Save
-from deploykit.engine.scheduler import CACHE_STEP, IDLE_CHUNKS, Scheduler
+from deploykit.engine.scheduler import CACHE_STEP, Scheduler
 from deploykit.errors import QueueFullError
 
 ACTIONS = st.lists(
@@ -117,11 +117,17 @@ def test_short_prompts_join_together_as_far_as_the_budget_goes() -> None:
     assert turns(scheduler, 5) == [*(((job,), 3) for job in others[:3]), (tuple(jobs[:4]), 1), ((others[3],), 3)]
 
 
-def test_a_prompt_that_keeps_nobody_waiting_runs_in_larger_pieces() -> None:
-    scheduler = make()
-    job = Job(range(IDLE_CHUNKS * 4 + 3))
-    scheduler.add(job)
-    assert turns(scheduler, 3) == [((job,), IDLE_CHUNKS * 4), ((job,), 3), ((job,), 1)]
+def test_a_prompt_is_cut_in_the_same_places_whoever_decodes() -> None:
+    scheduler = make(chunk=4)
+    alone, beside = Job(range(11)), Job(range(11))
+    scheduler.add(alone)
+    assert turns(scheduler, 3) == [((alone,), 4), ((alone,), 4), ((alone,), 3)]
+    scheduler.add(beside)
+    assert [batch for batch in turns(scheduler, 6) if batch[0] == (beside,)] == [
+        ((beside,), 4),
+        ((beside,), 4),
+        ((beside,), 3),
+    ]
 
 
 def test_the_last_row_takes_the_place_of_one_that_leaves_and_the_filling_one_moves_along() -> None:
@@ -173,7 +179,7 @@ def test_what_could_not_be_set_aside_is_computed_again() -> None:
     scheduler.remove(early)
     plan = turn(scheduler)
     assert plan.changes == ()
-    assert (plan.batch.jobs, plan.batch.new) == ((late,), len(late.tokens) - 1)
+    assert (plan.batch.jobs, plan.batch.new) == ((late,), 8), "from the beginning, chunk by chunk"
 
 
 def test_a_row_that_comes_back_to_decode_goes_before_the_one_that_is_filled() -> None:
