@@ -14,22 +14,34 @@ INPUTS: Final = (
     ("exclude_input_in_output", "TYPE_BOOL", 1, True),
     ("return_finish_reason", "TYPE_BOOL", 1, True),
     ("return_cumulative_logprob", "TYPE_BOOL", 1, True),
+    ("return_logprobs", "TYPE_BOOL", 1, True),
     ("return_num_input_tokens", "TYPE_BOOL", 1, True),
     ("return_num_output_tokens", "TYPE_BOOL", 1, True),
     ("max_tokens", "TYPE_INT32", 1, True),
+    ("min_tokens", "TYPE_INT32", 1, True),
     ("temperature", "TYPE_FP32", 1, True),
     ("top_k", "TYPE_INT32", 1, True),
     ("top_p", "TYPE_FP32", 1, True),
+    ("min_p", "TYPE_FP32", 1, True),
+    ("repetition_penalty", "TYPE_FP32", 1, True),
+    ("presence_penalty", "TYPE_FP32", 1, True),
+    ("frequency_penalty", "TYPE_FP32", 1, True),
     ("stop", "TYPE_STRING", -1, True),
     ("seed", "TYPE_INT64", 1, True),
     ("ignore_eos", "TYPE_BOOL", 1, True),
+    ("n", "TYPE_INT32", 1, True),
+    ("client", "TYPE_STRING", 1, True),
+    ("priority", "TYPE_INT32", 1, True),
+    ("timeout", "TYPE_FP32", 1, True),
+    ("stream_interval", "TYPE_INT32", 1, True),
 )
-"""Name, type, length (-1: any) and whether it may be left out. The first eight are those of Triton's vLLM backend."""
+"""Name, type, length (-1: any) and whether it may be left out. The first nine are those of Triton's vLLM backend."""
 
 OUTPUTS: Final = (
     ("text_output", "TYPE_STRING", -1),
     ("finish_reason", "TYPE_STRING", -1),
     ("cumulative_logprob", "TYPE_FP32", -1),
+    ("logprobs", "TYPE_STRING", -1),
     ("num_input_tokens", "TYPE_UINT32", 1),
     ("num_output_tokens", "TYPE_UINT32", -1),
 )

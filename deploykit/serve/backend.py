@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deploykit.engine import Engine, SamplingParams
 from deploykit.errors import DeploykitError, EngineError, QueueFullError, RequestError
 from deploykit.serve import triton_api
 from deploykit.serve.courier import LOOK, Courier, Delivery
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
+from deploykit.serve.metrics import Publisher
 from deploykit.serve.protocol import read_query
 from deploykit.serve.settings import artifact_folder, engine_config, load_number
+
+WARM_UP_TOKENS: Final = 4
+"""Tokens of the prompt that a model runs before it is ready, and of the answer."""
 
 
 class TritonPythonModel:
@@ -31,9 +35,11 @@ class TritonPythonModel:
         folder = artifact_folder(Path(args["model_repository"]) / args["model_version"])
         try:
             config = engine_config(parameters, os.environ)
-            self._engine = Engine.open(folder, config, on_beat=self._beat)
+            self._engine = Engine.open(folder, config, on_beat=self._beat, on_step=self._courier.step)
+            warm_up(self._engine)
         except DeploykitError as error:
             raise triton_api.model_error(str(error)) from None
+        self._publisher = _publisher(self._engine, {"model": args["model_name"], "version": args["model_version"]})
         self._beat()
 
     def execute(self, requests: list[Any]) -> None:
@@ -48,15 +54,26 @@ class TritonPythonModel:
             time.sleep(LOOK)
         self._engine.close()
         self._courier.close()
+        if self._publisher:
+            self._publisher.close()
         self._say(State.CLOSED)
 
     def _take(self, sender: triton_api.Sender, request: Any) -> None:
         try:
-            query = read_query(triton_api.inputs(request), triton_api.parameters(request))
+            query = read_query(
+                triton_api.inputs(request), triton_api.parameters(request), timeout=triton_api.timeout(request)
+            )
             params = SamplingParams.from_mapping(query.sampling)
             self._courier.take(
-                Delivery(sender, query),
-                lambda on_event: self._engine.submit(query.prompt, params, on_event=on_event),
+                Delivery(sender, query, n=params.n),
+                lambda on_event: self._engine.submit(
+                    query.prompt,
+                    params,
+                    on_event=on_event,
+                    client=query.client,
+                    priority=query.priority,
+                    timeout=query.timeout,
+                ),
             )
         except QueueFullError as error:
             sender.fail(str(error), triton_api.Code.UNAVAILABLE)
@@ -80,6 +97,19 @@ class TritonPythonModel:
     def _count(self, open_requests: int) -> None:
         if self._heart:
             self._heart.count(open_requests)
+
+
+def warm_up(engine: Engine) -> None:
+    """Run a short prompt and answer, so that nobody's first request pays for what is made only once."""
+    engine.generate([0] * WARM_UP_TOKENS, SamplingParams(max_tokens=WARM_UP_TOKENS, ignore_eos=True))
+
+
+def _publisher(engine: Engine, labels: Mapping[str, str]) -> Publisher | None:
+    """Return what keeps Triton's metrics up to date, or None where Triton was started without any."""
+    try:
+        return Publisher(engine.metrics.samples, triton_api.Family, labels=labels, on_failure=_log_failure)
+    except triton_api.NoMetricsError:
+        return None
 
 
 def _log_failure(error: Exception) -> None:

@@ -3,42 +3,52 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from deploykit.engine import Event
 from deploykit.errors import RequestError
-from deploykit.serve.courier import Courier, Delivery
-from deploykit.serve.protocol import Query, Tensors
+from deploykit.serve.answer import Outputs
+from deploykit.serve.courier import LOOKS, Courier, Delivery
+from deploykit.serve.protocol import Query
 
 QUERY = Query(prompt="p", stream=True, prepend=False, sampling={}, wanted=frozenset())
 
 
 class Caller:
-    """Takes responses, and may leave or fail."""
+    """Takes responses, and may leave, fail, or be slow."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: bool = False, waits: threading.Event | None = None) -> None:
         self.got: list[str] = []
-        self.gone, self.fails = False, fails
-        self.done = threading.Event()
+        self.gone, self.fails, self.waits = False, fails, waits
+        self.busy, self.done = threading.Event(), threading.Event()
 
     def is_cancelled(self) -> bool:
         return self.gone
 
-    def send(self, tensors: Tensors, *, last: bool) -> None:
+    def send(self, outputs: Outputs, *, last: bool) -> None:
         if self.fails:
             raise OSError("no way to it")
-        self.got.append(tensors["text_output"].item().decode())
-        if last:
-            self.done.set()
+        self.busy.set()
+        if self.waits:
+            assert self.waits.wait(5)
+        self._end("|".join(outputs["text_output"]), last=last)
 
     def fail(self, message: str) -> None:
-        self.got.append(message)
-        self.done.set()
+        self._end(message)
+
+    def expire(self, message: str) -> None:
+        self._end(f"late: {message}")
 
     def close(self) -> None:
-        self.got.append("closed")
-        self.done.set()
+        self._end("closed")
+
+    def _end(self, text: str, *, last: bool = True) -> None:
+        assert not self.done.is_set(), "nothing follows the last response"
+        self.got.append(text)
+        if last:
+            self.done.set()
 
 
 class Running:
@@ -52,14 +62,16 @@ class Running:
         self.cancelled.set()
 
 
-def event(text: str, reason: str | None = None) -> Event:
+def event(text: str, reason: str | None = None, *, tokens: int = 1, index: int = 0) -> Event:
     return Event(
+        index=index,
         text=text,
         token_ids=(1,),
+        logprobs=(),
         finish_reason=reason,  # type: ignore[arg-type]
         num_input_tokens=1,
-        num_output_tokens=1,
-        cumulative_logprob=0.0,
+        num_output_tokens=tokens,
+        cumulative_logprob=None,
         error="disk on fire at /secret" if reason == "error" else None,
     )
 
@@ -70,15 +82,20 @@ class Scene:
         self.counts: list[int] = []
         self.courier = Courier(on_change=self.counts.append, on_failure=self.failures.append)
 
-    def take(self, caller: Caller) -> Running:
+    def take(self, caller: Caller, *, n: int = 1, **asked: Any) -> Running:
         made: list[Running] = []
 
         def submit(on_event: Callable[[Event], None]) -> Running:
             made.append(Running(on_event))
             return made[0]
 
-        self.courier.take(Delivery(caller, QUERY), submit)
+        self.courier.take(Delivery(caller, Query(**{**vars(QUERY), **asked}), n=n), submit)
         return made[0]
+
+    def step(self, request: Running, *events: Event) -> None:
+        for each in events:
+            request.say(each)
+        self.courier.step()
 
 
 @pytest.fixture
@@ -88,14 +105,41 @@ def scene() -> Iterator[Scene]:
     made.courier.close()
 
 
-def test_each_event_is_a_response_in_order(scene: Scene) -> None:
+def test_events_go_out_in_order_when_their_step_is_over(scene: Scene) -> None:
     caller = Caller()
     request = scene.take(caller)
-    for text in "abc":
-        request.say(event(text))
-    request.say(event("", "stop"))
+    request.say(event("a"))
+    assert not caller.busy.wait(0.1)
+    scene.courier.step()
+    assert caller.busy.wait(5)
+    scene.step(request, event("b", tokens=2))
+    scene.step(request, event("c", tokens=3))
+    scene.step(request, event("", "stop", tokens=4))
     assert caller.done.wait(5)
-    assert caller.got == ["a", "b", "c", ""]
+    assert "".join(caller.got) == "abc"
+
+
+def test_what_comes_while_the_courier_is_busy_is_one_response(scene: Scene) -> None:
+    release = threading.Event()
+    slow, caller = Caller(waits=release), Caller()
+    one, two = scene.take(slow), scene.take(caller)
+    scene.step(one, event("x"))
+    assert slow.busy.wait(5)
+    for at, text in enumerate("abc", 1):
+        scene.step(two, event(text, tokens=at))
+    scene.step(two, event("d", "length", tokens=4))
+    release.set()
+    assert caller.done.wait(5)
+    assert caller.got == ["abcd"]
+
+
+def test_choices_of_one_step_are_one_response(scene: Scene) -> None:
+    caller = Caller()
+    request = scene.take(caller, n=2)
+    scene.step(request, event("a"), event("x", index=1))
+    scene.step(request, event("b", "stop"), event("y", "stop", index=1))
+    assert caller.done.wait(5)
+    assert caller.got in (["a|x", "b|y"], ["ab|xy"])
 
 
 def test_a_caller_that_leaves_while_waiting_is_noticed(scene: Scene) -> None:
@@ -103,17 +147,33 @@ def test_a_caller_that_leaves_while_waiting_is_noticed(scene: Scene) -> None:
     request = scene.take(caller)
     caller.gone = True
     assert request.cancelled.wait(5)
-    request.say(event("", "cancelled"))
+    scene.step(request, event("", "cancelled"))
     assert caller.done.wait(5)
     assert caller.got == ["closed"]
+
+
+def test_callers_that_leave_together_are_noticed_together(scene: Scene) -> None:
+    callers = [Caller() for _ in range(40 * LOOKS)]
+    requests = [scene.take(caller) for caller in callers]
+    for caller in callers:
+        caller.gone = True
+    began = time.monotonic()
+    assert all(request.cancelled.wait(5) for request in requests)
+    # One share of them every 50 ms would take 2 s.
+    assert time.monotonic() - began < 1.5
+    for request in requests:
+        request.say(event("", "cancelled"))
+    scene.courier.step()
+    assert all(caller.done.wait(5) for caller in callers)
+    assert scene.courier.open_requests() == 0
 
 
 def test_a_failure_to_send_ends_that_request_alone(scene: Scene) -> None:
     broken, sound = Caller(fails=True), Caller()
     one, two = scene.take(broken), scene.take(sound)
-    one.say(event("a"))
+    scene.step(one, event("a"))
     assert one.cancelled.wait(5)
-    two.say(event("b", "length"))
+    scene.step(two, event("b", "length"))
     assert sound.done.wait(5)
     assert (sound.got, [type(error) for error in scene.failures]) == (["b"], [OSError])
     assert scene.courier.is_alive()
@@ -121,9 +181,26 @@ def test_a_failure_to_send_ends_that_request_alone(scene: Scene) -> None:
 
 def test_an_engines_error_is_told_without_its_details(scene: Scene) -> None:
     caller = Caller()
-    scene.take(caller).say(event("", "error"))
+    scene.step(scene.take(caller), event("", "error"))
     assert caller.done.wait(5)
     assert caller.got == ["the model failed on this request; the server's log says more"]
+
+
+def test_one_choices_error_ends_the_request(scene: Scene) -> None:
+    caller = Caller()
+    request = scene.take(caller, n=2)
+    scene.step(request, event("", "error"))
+    assert request.cancelled.wait(5)
+    scene.step(request, event("", "cancelled", index=1))
+    until(lambda: scene.courier.open_requests() == 0)
+    assert caller.got == ["the model failed on this request; the server's log says more"]
+
+
+def test_a_request_that_waited_too_long_hears_so(scene: Scene) -> None:
+    caller = Caller()
+    scene.step(scene.take(caller), event("", "timeout"))
+    assert caller.done.wait(5)
+    assert caller.got == ["late: the request waited longer than its timeout and was not run"]
 
 
 def test_what_cannot_be_submitted_is_not_open(scene: Scene) -> None:
@@ -137,8 +214,12 @@ def test_what_cannot_be_submitted_is_not_open(scene: Scene) -> None:
 
 def test_the_count_follows_the_open_requests(scene: Scene) -> None:
     caller = Caller()
-    scene.take(caller).say(event("", "stop"))
+    scene.step(scene.take(caller), event("", "stop"))
+    until(lambda: scene.counts == [1, 0])
+
+
+def until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + 5
-    while scene.counts != [1, 0]:
-        assert time.monotonic() < end, scene.counts
+    while not holds():
+        assert time.monotonic() < end
         time.sleep(0.01)

@@ -1,6 +1,7 @@
-"""Tensors to a query, events to tensors."""
+"""Tensors to a query."""
 
-from dataclasses import dataclass
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploykit.engine import SamplingParams
 from deploykit.errors import RequestError
-from deploykit.serve.protocol import Answer, Query, read_query
+from deploykit.package.model_config import INPUTS
+from deploykit.serve.protocol import Query, read_query
 
-DTYPES = {"max_tokens": np.int32, "top_k": np.int32, "seed": np.int64, "temperature": np.float32, "top_p": np.float32}
+DTYPES = {
+    "TYPE_INT32": np.int32,
+    "TYPE_INT64": np.int64,
+    "TYPE_FP32": np.float32,
+    "TYPE_BOOL": np.bool_,
+    "TYPE_STRING": np.object_,
+}
+KINDS = {name: DTYPES[kind] for name, kind, _, _ in INPUTS}
 
 
 def tensors(**values: Any) -> dict[str, Any]:
@@ -20,7 +30,7 @@ def tensors(**values: Any) -> dict[str, Any]:
             items = value if isinstance(value, list) else [value]
             coded = [item.encode() if isinstance(item, str) else item for item in items]
             return np.array(coded, np.object_)
-        return np.array([value], DTYPES.get(name, np.bool_))
+        return np.array([value], np.bool_ if isinstance(value, bool) else KINDS.get(name, np.int32))
 
     return {name: tensor(name, value) for name, value in values.items()}
 
@@ -52,8 +62,74 @@ def test_scalars_json_and_request_parameters_come_together() -> None:
     assert query.sampling == {"temperature": 0.7, "stop": ["a", "b"], "top_k": 5, "seed": 1, "ignore_eos": True}
 
 
-def test_a_stop_text_that_spells_a_number_stays_a_text() -> None:
-    assert read_query(tensors(text_input="x", sampling_parameters='{"stop": "5"}')).sampling == {"stop": "5"}
+def test_every_declared_input_is_known() -> None:
+    values: dict[type, Any] = {np.int32: 1, np.int64: 1, np.float32: 0.5, np.bool_: True, np.object_: "{}"}
+    query = read_query(tensors(**{name: values[dtype] for name, dtype in KINDS.items()}))
+    params = SamplingParams.from_mapping(query.sampling)
+    assert (params.min_p, params.min_tokens, params.repetition_penalty, params.n) == (0.5, 1, 0.5, 1)
+    assert (query.client, query.priority, query.timeout, query.interval) == ("{}", 1, 0.5, 1)
+    assert query.wanted == {
+        "finish_reason",
+        "cumulative_logprob",
+        "logprobs",
+        "num_input_tokens",
+        "num_output_tokens",
+    }
+
+
+EVERYTHING: dict[str, Any] = {
+    "max_tokens": 9,
+    "min_tokens": 2,
+    "temperature": 0.5,
+    "top_k": 4,
+    "top_p": 0.9,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.3,
+    "logit_bias": {"5": -1.5},
+    "bad_words": ["7"],
+    "seed": 3,
+    "stop": ["8"],
+    "stop_token_ids": [6],
+    "ignore_eos": True,
+    "logprobs": 2,
+    "n": 3,
+}
+TERMS: dict[str, Any] = {"client": "12", "priority": -1, "timeout": 2.5, "stream_interval": 4}
+
+
+def test_sampling_parameters_take_everything() -> None:
+    query = read_query(tensors(text_input="x", sampling_parameters=json.dumps({**EVERYTHING, **TERMS})))
+    params = SamplingParams.from_mapping(query.sampling)
+    assert params == SamplingParams.from_mapping(EVERYTHING)
+    assert params.bad_words == ("7",)
+    assert params.logit_bias == ((5, -1.5),)
+    assert (query.client, query.priority, query.timeout, query.interval) == ("12", -1, 2.5, 4)
+
+
+def test_what_nobody_gave_is_as_the_engine_has_it() -> None:
+    query = read_query(tensors(text_input="x", sampling_parameters='{"client": null, "timeout": null}'))
+    assert (query.client, query.priority, query.timeout, query.interval) == ("", 0, None, 1)
+
+
+def test_tritons_own_timeout_counts() -> None:
+    assert read_query(tensors(text_input="x"), timeout=1.5).timeout == 1.5
+    with pytest.raises(RequestError, match=r"timeout is given twice, as 2\.0 and as 1\.5"):
+        read_query(tensors(text_input="x", timeout=2.0), timeout=1.5)
+
+
+@pytest.mark.parametrize(("given_", "told"), [({}, False), ({"sampling_parameters": '{"logprobs": 3}'}, True)])
+def test_a_sum_of_log_probabilities_makes_the_engine_add_them_up(given_: dict[str, str], told: bool) -> None:
+    query = read_query(tensors(text_input="x", return_cumulative_logprob=True, **given_))
+    assert query.sampling["logprobs"] == (3 if told else 0)
+    assert query.logprobs is told
+
+
+@pytest.mark.parametrize("name", ["stop", "bad_words", "client"])
+def test_a_text_that_spells_a_number_stays_a_text(name: str) -> None:
+    query = read_query(tensors(text_input="x", sampling_parameters=json.dumps({name: "5"})))
+    assert {**query.sampling, "client": query.client}[name] == "5"
 
 
 def test_a_float_is_the_decimal_that_the_caller_wrote() -> None:
@@ -79,7 +155,19 @@ def test_a_parameter_may_be_repeated_but_not_contradicted() -> None:
         ({"text_input": "x", "stream": "yes"}, "stream must hold booleans"),
         ({"text_input": True}, "text_input must hold strings"),
         ({"text_input": "x", "stop": [b"\xff"]}, "stop is not UTF-8"),
+        ({"text_input": "x", "client": b"\xff"}, "client is not UTF-8"),
+        ({"text_input": "x", "client": "y" * 257}, "client must be a text of at most 256 characters"),
+        ({"text_input": "x", "sampling_parameters": '{"client": 5}'}, "client must be a text .* got 5"),
+        ({"text_input": "x", "sampling_parameters": '{"priority": 1.5}'}, "priority must be an integer .* got 1.5"),
+        ({"text_input": "x", "sampling_parameters": '{"priority": 2147483648}'}, "priority must be an integer"),
+        ({"text_input": "x", "timeout": 0.0}, "timeout must be a number of seconds above 0, got 0.0"),
+        ({"text_input": "x", "timeout": math.nan}, "timeout must be .*, got nan"),
+        ({"text_input": "x", "timeout": math.inf}, "timeout must be .*, got inf"),
+        ({"text_input": "x", "timeout": -1.0}, "timeout must be .*, got -1.0"),
+        ({"text_input": "x", "stream_interval": 0}, "stream_interval must be an integer from 1 to 1024, got 0"),
+        ({"text_input": "x", "sampling_parameters": '{"stream_interval": true}'}, "stream_interval must be an integer"),
         ({"text_input": "x", "sampling_parameters": "{"}, "sampling_parameters is not valid JSON"),
+        ({"text_input": "x", "sampling_parameters": '{"seed": ' + "9" * 5000 + "}"}, "not valid JSON"),
         ({"text_input": "x", "sampling_parameters": "[" * 60000}, "not valid JSON"),
         ({"text_input": "x", "sampling_parameters": "[1]"}, "must be a JSON object, got list"),
         ({"text_input": "x", "sampling_parameters": " " * 70000}, "70000 characters, at most 65536"),
@@ -91,6 +179,62 @@ def test_what_cannot_be_meant_is_refused(inputs: dict[str, Any], message: str) -
         read_query(tensors(**inputs))
 
 
+NUMBERS = st.one_of(
+    st.sampled_from([-1, 0, 1, 20, 21, 2**31, -(2**31), 2**63, -(2**63), 10**400]),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+)
+TEXTS = st.text("a5-.{é\n\0\u2028\ud800", max_size=6)
+PLAIN = NUMBERS | TEXTS
+VALUES = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(TEXTS, PLAIN, max_size=3)
+NAMES = st.sampled_from([*EVERYTHING, *TERMS, "beams", "max_new_tokens", "do_sample"])
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=4), st.dictionaries(NAMES, VALUES, max_size=2))
+def test_any_parameters_are_read_or_refused_in_one_line(sampling: dict[str, Any], own: dict[str, Any]) -> None:
+    complaint = ""
+    try:
+        # Python writes NaN and infinities, as careless clients do.
+        given_ = tensors(text_input="x", sampling_parameters=json.dumps(sampling))
+        params = SamplingParams.from_mapping(read_query(given_, json.dumps(own)).sampling)
+        assert 1 <= params.n <= 16
+        assert params.max_tokens >= 1
+    except RequestError as error:
+        complaint = str(error)
+    assert "\n" not in complaint
+    assert complaint.isprintable()
+    assert len(complaint) < 500
+
+
+SCALARS = {
+    np.int32: st.integers(-(2**31), 2**31 - 1),
+    np.int64: st.integers(-(2**63), 2**63 - 1),
+    np.float32: st.floats(width=32),
+    np.bool_: st.booleans(),
+}
+
+
+@st.composite
+def scalar_inputs(draw: st.DrawFn) -> dict[str, Any]:
+    names = draw(st.lists(st.sampled_from([name for name, dtype in KINDS.items() if dtype in SCALARS]), max_size=5))
+    return {name: np.array([draw(SCALARS[KINDS[name]])], KINDS[name]) for name in names}
+
+
+@given(scalar_inputs())
+def test_any_scalars_are_read_or_refused_in_one_line(inputs: dict[str, Any]) -> None:
+    complaint = ""
+    try:
+        query = read_query({**tensors(text_input="x"), **inputs})
+        params = SamplingParams.from_mapping(query.sampling)
+        assert params.temperature is None or 0 <= params.temperature <= 100
+        assert query.timeout is None or 0 < query.timeout < math.inf
+    except RequestError as error:
+        complaint = str(error)
+    assert "\n" not in complaint
+
+
 @given(st.binary(max_size=40), st.text(max_size=40))
 def test_any_bytes_are_a_query_or_a_request_error(prompt: bytes, parameters: str) -> None:
     complaint = ""
@@ -100,40 +244,3 @@ def test_any_bytes_are_a_query_or_a_request_error(prompt: bytes, parameters: str
     except RequestError as error:
         complaint = str(error)
     assert "\n" not in complaint
-
-
-@dataclass
-class Told:
-    text: str
-    num_output_tokens: int
-    finish_reason: str | None = None
-    num_input_tokens: int = 7
-    cumulative_logprob: float = -1.5
-
-
-def plain(sent: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if sent is None else {name: tensor.tolist() for name, tensor in sent.items()}
-
-
-STEPS = [Told("é", 1), Told("", 2), Told("b", 4, "stop")]
-WANTED = frozenset({"finish_reason", "num_input_tokens", "num_output_tokens"})
-
-
-def test_a_stream_tells_each_event_and_the_tokens_of_that_event() -> None:
-    answer = Answer(Query(prompt="p", stream=True, prepend=False, sampling={}, wanted=WANTED))
-    sent = [plain(answer.add(step)) for step in STEPS]
-    assert [part and part["text_output"] for part in sent] == [["é".encode()], [b""], [b"b"]]
-    assert [part and part["finish_reason"] for part in sent] == [[b"None"], [b"None"], [b"stop"]]
-    assert [part and part["num_output_tokens"] for part in sent] == [[1], [1], [2]]
-
-
-def test_without_a_stream_the_last_event_tells_all() -> None:
-    answer = Answer(Query(prompt="p", stream=False, prepend=True, sampling={}, wanted=WANTED))
-    first, second, last = (plain(answer.add(step)) for step in STEPS)
-    assert (first, second) == (None, None)
-    assert last == {
-        "text_output": ["péb".encode()],
-        "finish_reason": [b"stop"],
-        "num_input_tokens": [7],
-        "num_output_tokens": [4],
-    }
