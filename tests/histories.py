@@ -145,6 +145,7 @@ class World:
         assert not self.open, "nothing goes on"
         scheduler, model = self.scheduler, self.model
         assert (scheduler.running, scheduler.waiting, scheduler.parked, scheduler.used_tokens) == (0, 0, 0, 0)
+        assert not scheduler._line._levels
         assert not model.rows
         assert not model.saved
 

@@ -85,14 +85,37 @@ def test_who_comes_back_is_level_with_the_least_served_that_wait() -> None:
     assert arrivals.turns(3) == [old[2], old[3], new[0]]
 
 
+def test_who_comes_while_others_only_run_is_level_with_those_in_line() -> None:
+    arrivals = Arrivals()
+    arrivals.add("running")
+    waiting = [arrivals.add("waiting", tokens=100) for _ in range(9)]
+    assert arrivals.turn().client == "running"
+    arrivals.turns(4)
+    new = [arrivals.add("new", tokens=100) for _ in range(2)]
+    assert arrivals.turns(2) == [waiting[4], new[0]]
+
+
 def test_who_had_more_than_others_and_comes_back_still_has() -> None:
     arrivals = Arrivals()
-    arrivals.add("greedy", tokens=1000)
+    greedy = arrivals.add("greedy", tokens=1000)
     modest = [arrivals.add("modest", tokens=10) for _ in range(6)]
     arrivals.turn()
+    greedy.row = 0
+    arrivals.line.close(greedy)
     again = arrivals.add("greedy")
     assert arrivals.turns(6) == modest
     assert arrivals.turn() == again
+
+
+def test_a_prompt_counts_once_however_often_its_job_is_parked() -> None:
+    arrivals = Arrivals()
+    job, other = arrivals.add("a", tokens=10), arrivals.add("b", tokens=15)
+    assert arrivals.turns(2) == [job, other]
+    rest = [arrivals.add(client) for client in "ba"]
+    arrivals.line.park(job)
+    assert arrivals.turn() == job
+    arrivals.line._turns = 0
+    assert arrivals.turn() == rest[1], "10 tokens against 15"
 
 
 def test_a_parked_job_goes_before_those_of_its_priority_that_wait() -> None:
@@ -109,6 +132,16 @@ def test_a_parked_job_goes_before_those_of_its_priority_that_wait() -> None:
     assert arrivals.turn() == waiting[1]
 
 
+def test_the_oldest_may_be_one_of_the_parked_that_matters_little() -> None:
+    arrivals = Arrivals()
+    oldest, urgent = arrivals.add(priority=2), arrivals.add(priority=1)
+    arrivals.turns(2)
+    for job in (oldest, urgent):
+        arrivals.line.park(job)
+    arrivals.line._turns = OLDEST_EVERY - 1
+    assert arrivals.turns(2) == [oldest, urgent]
+
+
 def test_what_is_taken_out_is_gone_wherever_it_stood() -> None:
     arrivals = Arrivals()
     parked, waiting, other = arrivals.add(), arrivals.add("a", deadline=1.0), arrivals.add("a", deadline=1.0)
@@ -122,6 +155,9 @@ def test_what_is_taken_out_is_gone_wherever_it_stood() -> None:
     assert (len(arrivals.line), arrivals.line.parked) == (0, 0)
     with pytest.raises((AssertionError, IndexError)):
         arrivals.line.close(waiting)
+    other.row = 0
+    arrivals.line.close(other)
+    assert not arrivals.line._levels
 
 
 def test_clients_that_are_long_gone_are_forgotten() -> None:
