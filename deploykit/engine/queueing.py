@@ -89,7 +89,8 @@ class Line:
     def _pull(self, job: Job) -> None:
         """Take a job out of the line, wherever it stands."""
         if job not in self._waiting:
-            assert self._parked.pop(bisect_left(self._parked, job.rank, key=_rank)) is job
+            parked = self._parked.pop(bisect_left(self._parked, job.rank, key=_rank))
+            assert parked is job
             return
         del self._waiting[job]
         self._levels[job.priority].pull(job)
