@@ -2,11 +2,9 @@
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from deploykit.errors import ArtifactError
 from deploykit.serve.repository import Model, Repository, open_repository, verify_model
 from deploykit.serve.shelf import Shelf
 
@@ -44,11 +42,14 @@ class Loading:
         return sorted(self._served)
 
     def begin(self, folder: Path) -> Path:
-        """Show a server that is about to start all models, and return where it is to look."""
+        """Show a server that is about to start all models, and return where it is to look.
+
+        Raises:
+            ArtifactError: it starts again, and the models it served are gone.
+        """
         if self._number:
-            # Started again: only what lies there now can be loaded. Its backends verify it.
-            with suppress(ArtifactError):
-                self._served = {model.name: model for model in open_repository(*self._paths, verify=False).models}
+            # Only what lies there now can be loaded. The backends verify it.
+            self._served = {model.name: model for model in open_repository(*self._paths, verify=False).models}
         self._shelf = Shelf(folder)
         for model in self._served.values():
             with self._shelf.showing(model, self._next()):
