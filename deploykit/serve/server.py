@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from deploykit.config import ServeConfig
+from deploykit.config import EngineConfig, ServeConfig
 from deploykit.errors import DeploykitError, ServeError
 from deploykit.serve.health import HealthServer
 from deploykit.serve.heartbeat import Beat, current
@@ -175,7 +175,8 @@ def serve(
     config = config or ServeConfig()
     paths = [path] if isinstance(path, str | os.PathLike) else path
     with _leaving() if signals else nullcontext():
-        loading = Loading([Path(each) for each in paths], timeout=config.startup_timeout)
+        mode = config.engine.get("mode", EngineConfig.mode)
+        loading = Loading([Path(each) for each in paths], mode=mode, timeout=config.startup_timeout)
         install = find_install(triton)
         install.check()
         server = LocalServer(loading, config, install, log=log)

@@ -37,7 +37,7 @@ class Running:
     def __init__(self, repository: Path, folder: Path) -> None:
         self.repository, self.folder = repository, folder
         self.server = Notes()
-        self.loading = Loading([repository], timeout=1)
+        self.loading = Loading([repository], mode="deterministic", timeout=1)
         self.restart()
 
     def restart(self) -> None:
@@ -98,6 +98,11 @@ def test_only_what_has_changed_is_loaded(running: Running, add: Callable[[str], 
     assert running.server.calls == [("load", "other"), ("load", "tiny")]
     assert (running.load_number("other"), running.load_number("tiny")) == (2, 3)
     assert running.loading.names == ["other", "tiny"]
+
+
+def test_a_mode_that_a_model_can_not_run_in_names_the_command(running: Running) -> None:
+    with pytest.raises(ArtifactError, match=r"no dynamic-int8 model in it.*deploykit export .* --throughput"):
+        Loading([running.repository], mode="throughput", timeout=1)
 
 
 def test_a_new_version_is_a_change(running: Running) -> None:
@@ -176,6 +181,6 @@ def test_several_artifacts_are_served_together_unless_their_names_are_the_same(
         with pytest.raises(
             ArtifactError, match=r"a second model named 'tiny', the first is in .*; package one of them"
         ):
-            Loading(paths, timeout=1)
+            Loading(paths, mode="deterministic", timeout=1)
     else:
-        assert Loading(paths, timeout=1).names == ["other", "tiny"]
+        assert Loading(paths, mode="deterministic", timeout=1).names == ["other", "tiny"]
