@@ -43,7 +43,7 @@ check: .venv/dev ## format, lint, types, import contracts
 bench: .venv/dev ## measure us beside the peers (in environments of their own); results in benchmarks/results
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/builder.py
-	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/serving.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 """Environments of the peers we are measured beside, each made once and apart from ours."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,15 @@ REQUIREMENTS = {
     "optimum": ["optimum-onnx[onnxruntime]==0.1.0", "torch==2.13.0", "requests"],
     "builder": ["onnxruntime-genai==0.18.0", "torch==2.13.0", "transformers==5.23.0", "onnx_ir==1.1.0", "requests"],
     "genai": ["onnxruntime-genai==0.18.0", "numpy"],
+    # Built from source (minutes); gguf writes its models.
+    "llamacpp": ["llama-cpp-python==0.3.36", "gguf==0.19.0", "safetensors"],
+    "ctranslate2": ["ctranslate2==4.8.5", "torch==2.13.0", "transformers==4.57.6"],
     "client": [str(HERE.parent)],
     "numpy2": ["numpy>=2", "onnxruntime==1.32.0", "tokenizers==0.23.3", "tritonclient[grpc]"],
 }
+
+BUILDS = {"llamacpp": {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"}}
+"""Settings of what is compiled: with this machine's own instructions, and without the part for images."""
 
 
 def environment(name: str) -> Path:
@@ -24,7 +31,11 @@ def environment(name: str) -> Path:
     if not done.exists():
         print(f"making the environment of {name} …", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True)
+        subprocess.run(
+            [folder / "bin" / "pip", "install", "--quiet", *REQUIREMENTS[name]],
+            check=True,
+            env={**os.environ, **BUILDS.get(name, {})},
+        )
         done.touch()
     return folder / "bin"
 

@@ -5,12 +5,21 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def keep(name: str, figures: dict[str, object]) -> None:
     """Write figures with the commit and machine they came from to benchmarks/results."""
+    where = state()
+    RESULTS.mkdir(exist_ok=True)
+    # The state goes first in the file, and wins over that of figures kept from an earlier run.
+    (RESULTS / f"{name}.json").write_text(json.dumps({**where, **figures, **where}, indent=2) + "\n")
+
+
+def state() -> dict[str, object]:
+    """Return the commit, and what of the machine decides speed."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -20,14 +29,18 @@ def keep(name: str, figures: dict[str, object]) -> None:
         text=True,
         check=False,
     ).stdout.strip()
-    where = {
+    return {
         "commit": commit + ("+changes" if dirty else ""),
         "cores": os.cpu_count(),
         "instructions": _instructions(),
         "python": platform.python_version(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**where, **figures}, indent=2) + "\n")
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return the figures that the last `keep` wrote, empty where there are none."""
+    file = RESULTS / f"{name}.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 def _instructions() -> list[str]:

@@ -19,9 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
 from deploykit.card import CARD, has_changes, with_changes
+from deploykit.config import Mode
 from deploykit.disk import exchange, fsync
 from deploykit.errors import ArtifactError, OutputError
-from deploykit.spec import VARIANT_FILES, DecoderSpec, Precision
+from deploykit.spec import FAST, VARIANT_FILES, DecoderSpec, Precision, data_file
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -193,6 +194,30 @@ class Artifact:
     def precisions(self) -> list[Precision]:
         """Return the precisions the artifact holds, fp32 first."""
         return [precision for precision, name in VARIANT_FILES.items() if name in self.manifest.files]
+
+    def precision_for(self, mode: Mode) -> Precision:
+        """Return the precision that an engine runs in a mode.
+
+        Raises:
+            ArtifactError: the artifact doesn't hold it.
+        """
+        if mode == "deterministic":
+            return self.manifest.served
+        if FAST not in self.precisions():
+            raise ArtifactError(
+                f"{self.path}: no {FAST} model in it, which mode {mode} runs; "
+                "add one: deploykit export CHECKPOINT -o OUT --throughput"
+            )
+        return FAST
+
+    def files_of(self, precision: Precision | None = None) -> list[str]:
+        """Return the files of a precision's model (the served one's where None): its graph, and its data if any."""
+        graph = VARIANT_FILES[precision or self.manifest.served]
+        return [name for name in (graph, data_file(graph)) if name in self.manifest.files]
+
+    def size_of(self, precision: Precision | None = None) -> int:
+        """Return the bytes of a precision's model (the served one's where None)."""
+        return sum(self.manifest.files[name].size for name in self.files_of(precision))
 
     @property
     def tokenizer(self) -> Path | None:

@@ -15,7 +15,6 @@ from deploykit.config import Quantization, QuantizeConfig
 from deploykit.engine.speed import Speed
 from deploykit.errors import ParityError
 from deploykit.progress import Progress
-from deploykit.spec import VARIANT_FILES, data_file
 
 ROUNDS: Final = 3
 """Times that each candidate's speed is measured, in turns: a busy machine slows all of them alike."""
@@ -153,15 +152,13 @@ def _prepare(
         found = quality(made) if config.precision != "none" else {}
     except ParityError:
         return None
-    mine = VARIANT_FILES[made.manifest.served]
-    own = {mine, data_file(mine)}
+    own = made.files_of()
     with draft(folder / "served") as sheet:
         kept = [name for name in made.manifest.files if not name.startswith("onnx/") or name in own]
         sheet.carry(made, kept, link=True)
         served = sheet.commit(made.manifest)
-    size = sum(made.manifest.files[name].size for name in own if name in made.manifest.files)
     shutil.rmtree(made.path)
-    return _Candidate(config=config, served=served, size=size, quality=found)
+    return _Candidate(config=config, served=served, size=made.size_of(), quality=found)
 
 
 def _fastest(measured: Sequence[_Candidate], limit: float, max_kl: float) -> Choice:

@@ -164,12 +164,14 @@ class ValidateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageConfig:
-    """How the model is named in Triton's repository."""
+    """How the model is named in Triton's repository, and what it can run."""
 
     name: str = "model"
     """The Triton model's name, part of every URL."""
     version: int = 1
     """The Triton model's version, a folder of that name."""
+    throughput: bool = False
+    """Whether the repository holds the dynamic-int8 model as well, which `serve --mode throughput` runs."""
 
     def __post_init__(self) -> None:
         if not _MODEL_NAME.fullmatch(self.name):

@@ -20,6 +20,7 @@ from deploykit.optimize import optimize as run_optimize
 from deploykit.package import package as run_package
 from deploykit.progress import Progress, silent
 from deploykit.quantize import quantize as run_quantize
+from deploykit.spec import FAST
 from deploykit.text import read_end, read_start
 from deploykit.validate import check_page, measure_quality
 from deploykit.validate import validate as run_validate
@@ -34,6 +35,7 @@ def export(
     *,
     quantize: Quantization | QuantizeConfig = "int8",
     name: str | None = None,
+    throughput: bool = False,
     until: Until = "packaged",
     convert: ConvertConfig | None = None,
     validate: ValidateConfig | None = None,
@@ -47,6 +49,7 @@ def export(
         output: the artifact's folder; it appears only when everything has succeeded.
         quantize: the precision to serve, or all of its options.
         name: the Triton model's name; the checkpoint's own where None.
+        throughput: whether to add a dynamic-int8 model, for `serve` in mode `throughput`.
         until: the last stage to run.
         convert: options of the conversion.
         validate: limits of the validation.
@@ -68,7 +71,7 @@ def export(
     reading = convert or ConvertConfig()
     precision = quantize if isinstance(quantize, QuantizeConfig) else QuantizeConfig(precision=quantize)
     validating = validate or ValidateConfig()
-    packaging = PackageConfig(name=name or model_name(checkpoint))
+    packaging = PackageConfig(name=name or model_name(checkpoint), throughput=throughput)
 
     def check(source: Artifact, out: Path, **how: bool) -> Artifact:
         reference = partial(torch_reference, checkpoint, reading)
@@ -83,6 +86,10 @@ def export(
             raise
 
     _check_together(until, precision, validating)
+    if throughput and STAGES.index(until) < STAGES.index("quantized"):
+        raise ConfigError(
+            f"throughput adds a quantized model, and until {until} ends before that; leave one of them out"
+        )
     with _workshop(target) as workshop:
         quantizing = (
             partial(_quantize_best, judging=validating, folder=workshop)
@@ -96,6 +103,9 @@ def export(
             partial(run_package, config=packaging, progress=progress),
         ]
         stages = stages[: STAGES.index(until)]
+        if throughput and precision.precision != FAST:
+            # Before the other, since the last one is served.
+            stages.insert(1, partial(run_quantize, config=QuantizeConfig(precision="dynamic-int8"), progress=progress))
         last = not stages
         artifact = run_convert(
             checkpoint, target if last else workshop / "0", reading, overwrite=last and overwrite, progress=progress

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploykit.artifact import Artifact
-from deploykit.cli.console import graph_size, megabytes, quality_rows
+from deploykit.cli.console import megabytes, quality_rows
 from deploykit.client import Client
 from deploykit.config import ServeConfig
 from deploykit.serve import serve
@@ -128,7 +128,7 @@ def summary(checkpoint: Path, folder: Path, speed: Speed) -> Table:
     table = Table(show_header=False, title="What you have now", title_justify="left", title_style="bold")
     for precision in artifact.precisions():
         served = ", served" if precision == artifact.manifest.served else ""
-        table.add_row(f"{precision} model{served}", megabytes(graph_size(artifact, precision)))
+        table.add_row(f"{precision} model{served}", megabytes(artifact.size_of(precision)))
     for name, value in quality_rows(artifact):
         # Red where a limit is passed on a part of the text.
         table.add_row(name, Text.from_ansi(value))

@@ -84,6 +84,11 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
 
 
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in line)
+
+
 def megabytes(size: float) -> str:
     """Return a size as a reader likes it: `1.6 MB`."""
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
@@ -97,16 +102,10 @@ def artifact_json(artifact: Artifact) -> dict[str, Any]:
         "stage": manifest.history[-1].stage,
         "architecture": manifest.architecture,
         "served": manifest.served,
-        "precisions": {p: graph_size(artifact, p) for p in artifact.precisions()},
+        "precisions": {p: artifact.size_of(p) for p in artifact.precisions()},
         "parity": dict(manifest.parity),
         "history": [{"stage": r.stage, "options": r.options, "result": r.result} for r in manifest.history],
     }
-
-
-def graph_size(artifact: Artifact, precision: Any) -> int:
-    """Return the bytes of a precision's graph and its external data."""
-    name = artifact.graph(precision).relative_to(artifact.path).as_posix()
-    return sum(entry.size for file, entry in artifact.manifest.files.items() if file in (name, f"{name}_data"))
 
 
 def print_artifact(artifact: Artifact, *, json_wanted: bool) -> None:
@@ -132,7 +131,7 @@ def print_artifact(artifact: Artifact, *, json_wanted: bool) -> None:
 
 def _size_note(artifact: Artifact, precision: Any) -> str:
     served = "  (served)" if precision == artifact.manifest.served else ""
-    return f"{megabytes(graph_size(artifact, precision))}{served}"
+    return f"{megabytes(artifact.size_of(precision))}{served}"
 
 
 def quality_rows(artifact: Artifact) -> list[tuple[str, str]]:

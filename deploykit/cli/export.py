@@ -20,6 +20,7 @@ from deploykit.config import ConvertConfig, QuantizeConfig, Until, ValidateConfi
     show_default=True,
     help="Largest relative growth of perplexity that --quantize auto accepts.",
 )
+@options.throughput
 @click.option("--name", default=None, help="The Triton model's name; the checkpoint's own by default.")
 @click.option("--until", type=options.choices(Until), default="packaged", show_default=True, help="Stop after this.")
 @options.judging
@@ -30,6 +31,7 @@ def export(
     output: Path,
     overwrite: bool,
     name: str | None,
+    throughput: bool,
     until: Any,
     as_json: bool,
     **rest: Any,
@@ -51,6 +53,7 @@ def export(
             output,
             quantize=quantizing,
             name=name,
+            throughput=throughput,
             until=until,
             convert=reading,
             validate=validating,

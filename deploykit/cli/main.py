@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deploykit import __version__
+from deploykit.cli.console import printable
 from deploykit.cli.convert import convert
 from deploykit.cli.doctor import doctor
 from deploykit.cli.export import export
@@ -63,7 +64,7 @@ class _Failure(click.ClickException):
     def __init__(self, error: DeploykitError) -> None:
         line = " ".join(str(error).split())
         # Names out of files may hold what a terminal would obey.
-        super().__init__("".join(char if char.isprintable() else "\ufffd" for char in line))
+        super().__init__(printable(line))
         self.exit_code = error.exit_code
         # What a server wrote before it ended, if anything: below the one line, not in it.
         self._notes = getattr(error, "__notes__", [])

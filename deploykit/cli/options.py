@@ -2,11 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from deploykit.config import ConvertConfig, Method, Quantization, QuantizeConfig, Rounding, ValidateConfig
+from deploykit.config import (
+    ConvertConfig,
+    EngineConfig,
+    Method,
+    Mode,
+    Quantization,
+    QuantizeConfig,
+    Rounding,
+    ValidateConfig,
+)
+from deploykit.errors import ConfigError
+from deploykit.sizes import parse_bytes
 from deploykit.spec import VARIANT_FILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,7 +53,76 @@ output = _all(
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
+throughput = click.option(
+    "--throughput",
+    is_flag=True,
+    help="Pack a dynamic-int8 model as well, for `serve --mode throughput`: faster in batches, about twice the size.",
+)
+
 artifact = click.argument("artifact", type=click.Path(path_type=Path))
+
+artifacts = click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+def _bytes(_context: click.Context, _option: click.Parameter, given: str | None) -> int | None:
+    try:
+        return None if given is None else parse_bytes(given)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_UNSET: Final = "that of each model's config.pbtxt"
+
+running = _all(
+    click.option(
+        "--mode",
+        type=choices(Mode),
+        default=None,
+        help=f"Tokens that don't depend on neighbours, or more of them: throughput runs dynamic-int8, which export "
+        f"--throughput adds.  [default: {EngineConfig.mode}]",
+    ),
+    click.option(
+        "--cache-memory",
+        callback=_bytes,
+        default=None,
+        metavar="SIZE",
+        help="Memory for keys and values, such as 512MiB or 2GiB; what rows and context take by default, at most half "
+        "of what is free.",
+    ),
+    click.option(
+        "--max-rows",
+        type=int,
+        default=None,
+        help=f"Requests that advance together.  [default: {_UNSET}, {EngineConfig.max_rows}]",
+    ),
+    click.option(
+        "--max-queue",
+        type=int,
+        default=None,
+        help=f"Requests that may wait.  [default: {_UNSET}, {EngineConfig.max_queue}]",
+    ),
+    click.option(
+        "--max-context",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="Longest prompt and answer together; the model's limit by default, at most 4096.",
+    ),
+    click.option(
+        "--prefill-chunk",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help=f"Prompt tokens run between two steps of others.  [default: {_UNSET}, {EngineConfig.prefill_chunk}]",
+    ),
+    click.option(
+        "--threads",
+        type=int,
+        default=None,
+        help="ONNX Runtime's threads for each model; the cores by default, shared out evenly among several models.",
+    ),
+)
+"""Fields of `EngineConfig`, all of them, for every model that is served."""
 
 precision = click.option(
     "--precision",

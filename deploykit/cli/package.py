@@ -1,6 +1,7 @@
 """`deploykit package`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,10 +21,11 @@ from deploykit.config import PackageConfig
     show_default=True,
     help="The Triton model's version.",
 )
+@options.throughput
 @options.as_json
-def package(artifact: Path, output: Path, overwrite: bool, name: str, version: int, as_json: bool) -> None:
+def package(artifact: Path, output: Path, overwrite: bool, as_json: bool, **settings: Any) -> None:
     """Add a Triton model repository to an artifact."""
-    config = PackageConfig(name=name, version=version)
+    config = PackageConfig(**settings)
     from deploykit.package import package as run
 
     with console.progress() as progress:

@@ -1,20 +1,25 @@
 """`deploykit serve`."""
 
 import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploykit.cli import console, options
-from deploykit.config import ServeConfig
+from deploykit.config import EngineConfig, ServeConfig
+from deploykit.errors import DeploykitError
+from deploykit.sizes import spell_bytes
 
 if TYPE_CHECKING:
     from deploykit.serve import LocalServer
 
 
 @click.command()
-@options.artifact
+@options.artifacts
 @click.option("--host", default=ServeConfig.host, show_default=True, help="Address to listen on.")
 @click.option(
     "--http-port",
@@ -51,22 +56,28 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds open streams get at shutdown.",
 )
+@options.running
 @options.as_json
-def serve(artifact: Path, as_json: bool, **settings: Any) -> None:
-    """Start Triton on a packaged ARTIFACT or a model repository, until Ctrl-C or SIGTERM."""
-    config = ServeConfig(**settings)
+def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
+    """Start Triton on packaged ARTIFACTs or model repositories, until Ctrl-C or SIGTERM.
+
+    SIGHUP (kill -HUP) loads what has changed in them meanwhile, without dropping a stream.
+    """
+    engine = {field.name: settings.pop(field.name) for field in fields(EngineConfig)}
+    # Options that weren't given leave the word to each model's config.pbtxt.
+    config = ServeConfig(engine={name: value for name, value in engine.items() if value is not None}, **settings)
     from deploykit.serve import serve as start
 
     with console.progress() as progress:
         progress("start Triton", 0, 0)
-        server = start(artifact, config, signals=True)
+        server = start(artifacts, config, signals=True)
         progress("start Triton", 1, 1)
     with server:
         if as_json:
-            console.print_json(_addresses(server) | {"models": server.models})
+            console.print_json(_addresses(server) | {"pid": os.getpid(), "models": server.models})
         else:
             _welcome(server)
-        server.wait()
+        server.wait(on_reload=lambda outcome: _tell_reload(server, outcome, as_json=as_json))
 
 
 def _addresses(server: "LocalServer") -> dict[str, str]:
@@ -79,8 +90,53 @@ def _addresses(server: "LocalServer") -> dict[str, str]:
 
 
 def _welcome(server: "LocalServer") -> None:
-    for name, value in (_addresses(server) | {"models": ", ".join(server.models)}).items():
+    for name, value in _addresses(server).items():
         click.echo(f"{name:<8} {value}")
+    for model, facts in server.facts().items():
+        _tell_model(model, facts)
     body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
     click.echo(f"\n  curl -N {server.http_url}/v2/models/{server.models[0]}/generate_stream -d '{body}'\n")
     click.echo("Ctrl-C stops it.")
+
+
+def _tell_model(model: str, facts: Mapping[str, Any]) -> None:
+    """Print what a model runs, and what that costs where it costs more than time."""
+    if not facts:
+        click.echo(f"{'model':<8} {model}")
+        return
+    click.echo(
+        f"{'model':<8} {model} (version {facts['version']}): {facts['precision']}, {facts['mode']}, "
+        f"{facts['rows']} rows of {facts['context']} tokens in {spell_bytes(facts['cache_bytes'])}, "
+        f"{facts['threads']} {'thread' if facts['threads'] == 1 else 'threads'}"
+    )
+    if facts["mode"] == "throughput":
+        click.echo(f"{'':<8} {_cost(facts)}")
+
+
+def _cost(facts: Mapping[str, Any]) -> str:
+    """Return what mode `throughput` costs, in the figures of the artifact's own report if it has any."""
+    said = (
+        f"{facts['precision']} scales activations for all requests of a batch: neighbours may change a request's tokens"
+    )
+    found = facts["quality"]
+    if "perplexity_loss" not in found:
+        return said
+    return f"{said}; measured for this model: perplexity {found['perplexity_loss']:+.2%} of fp32's"
+
+
+def _tell_reload(server: "LocalServer", outcome: "list[str] | DeploykitError", *, as_json: bool) -> None:
+    """Print what a reload has done: on stdout, a failure that changed nothing for callers on stderr."""
+    failed = isinstance(outcome, DeploykitError)
+    if as_json:
+        # One line, for scripts that wait for it.
+        click.echo(json.dumps({"reloaded": [] if failed else outcome, "error": str(outcome) if failed else None}))
+    if isinstance(outcome, DeploykitError):
+        click.echo(f"error: reload: {console.printable(str(outcome))}; what served before serves on", err=True)
+    elif not as_json:
+        facts = server.facts()
+        for model in outcome:
+            click.echo(f"reload   {model} {'loaded' if model in facts else 'removed'}")
+            if model in facts:
+                _tell_model(model, facts[model])
+        if not outcome:
+            click.echo("reload   nothing has changed")

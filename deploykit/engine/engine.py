@@ -71,7 +71,7 @@ class Engine:
         Args:
             path: the artifact's folder.
             config: how much to run at once.
-            precision: which of its graphs; the served one where None.
+            precision: which of its graphs; the one that the configuration's mode runs where None.
             on_beat: a sign of life, called from the loop's thread at every step and at least once a second.
             on_step: called from the loop's thread after a step's last event.
 
@@ -80,6 +80,7 @@ class Engine:
             ConfigError: it can't run as `config` says.
         """
         artifact = Artifact.open(path)
+        precision = precision or artifact.precision_for(config.mode)
         spec = artifact.contract(precision)
         # Once before the weights are loaded, for errors to come early, and once after, for the memory that is left.
         Budget.of(spec, config)

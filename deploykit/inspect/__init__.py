@@ -9,7 +9,7 @@ from deploykit.inspect.graph import describe_graph
 from deploykit.inspect.quality import describe_quality
 from deploykit.inspect.texts import describe_card, describe_tokenizer, read_object
 from deploykit.inspect.triton import describe_models
-from deploykit.spec import VARIANT_FILES, TensorSpec, data_file
+from deploykit.spec import VARIANT_FILES, TensorSpec
 
 __all__ = ["inspect"]
 
@@ -104,9 +104,7 @@ def _quality(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _precision(artifact: Artifact, precision: Any) -> dict[str, Any]:
-    name = VARIANT_FILES[precision]
-    files = artifact.manifest.files
-    size = sum(files[file].size for file in (name, data_file(name)) if file in files)
+    name, size = VARIANT_FILES[precision], artifact.size_of(precision)
     return {"precision": precision, "file": name, "bytes": size, "served": precision == artifact.manifest.served}
 
 

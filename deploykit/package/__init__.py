@@ -8,11 +8,10 @@ from importlib.metadata import version
 from typing import Final
 
 from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, Draft, FileEntry, Manifest, StageRecord, draft
-from deploykit.config import PackageConfig
+from deploykit.config import Mode, PackageConfig
 from deploykit.package.model_config import model_config_text
 from deploykit.package.serveable import check_serveable
 from deploykit.progress import Progress, silent
-from deploykit.spec import VARIANT_FILES, data_file
 
 __all__ = ["package"]
 
@@ -41,12 +40,12 @@ def package(
     """Return an artifact with the files of `source` and a Triton model repository of the precision it serves.
 
     The repository holds `<name>/config.pbtxt` and, in `<name>/<version>/`, a few lines of Python beside a whole
-    artifact of its own: real files, only the served precision. The same source gives the same bytes.
+    artifact of its own: real files, only the precisions that are run. The same source gives the same bytes.
 
     Args:
         source: an artifact, or the path of one, whose files are then verified.
         out: where the result will lie.
-        config: the Triton model's name and version.
+        config: the Triton model's name and version, and whether it can run in mode `throughput`.
         overwrite: whether an artifact at `out` may be replaced.
         link: whether files may be hard-linked to the source's: only where that is about to be removed.
         progress: told how far the files are.
@@ -87,18 +86,19 @@ def _plain_files(manifest: Manifest) -> Iterator[str]:
             yield name
 
 
-def served_files(manifest: Manifest) -> list[str]:
-    """Return the files the served precision needs: its graph, and all that belongs to no graph."""
-    graph = VARIANT_FILES[manifest.served]
-    others = {name for name in manifest.files if name.startswith("onnx/")} - {graph, data_file(graph)}
-    return [name for name in _plain_files(manifest) if name not in others | _OTHER_RUNTIMES]
+def served_files(artifact: Artifact, config: PackageConfig) -> list[str]:
+    """Return the files that serving needs: the graphs that are run, and all that belongs to no graph."""
+    modes: list[Mode] = ["deterministic", "throughput"] if config.throughput else ["deterministic"]
+    run = {name for mode in modes for name in artifact.files_of(artifact.precision_for(mode))}
+    others = {name for name in artifact.manifest.files if name.startswith("onnx/")} - run
+    return [name for name in _plain_files(artifact.manifest) if name not in others | _OTHER_RUNTIMES]
 
 
 def _write_repository(result: Draft, artifact: Artifact, manifest: Manifest, config: PackageConfig) -> None:
     model = f"{REPOSITORY}/{config.name}"
     folder = f"{model}/{config.version}"
     # Never linked: the repository is copied to other machines, and readers of external data refuse hard links.
-    names = served_files(manifest)
+    names = served_files(artifact, config)
     result.carry(artifact, names, into=folder)
     result.file(f"{folder}/{MODEL_FILE}").write_text(MODEL_CODE, encoding="utf-8")
     code = MODEL_CODE.encode()

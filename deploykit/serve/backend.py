@@ -12,6 +12,7 @@ from deploykit.engine import Engine, SamplingParams
 from deploykit.errors import DeploykitError, EngineError, QueueFullError, RequestError
 from deploykit.serve import triton_api
 from deploykit.serve.courier import LOOK, Courier, Delivery
+from deploykit.serve.facts import describe
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
 from deploykit.serve.metrics import Publisher
 from deploykit.serve.protocol import read_query
@@ -30,16 +31,21 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         load = load_number(parameters)
         self._heart = HeartbeatWriter(Path(directory), args["model_name"], load=load) if directory else None
-        self._say(State.LOADING)
+        self._state = State.LOADING
+        self._say(self._state)
         self._courier = Courier(on_change=self._count, on_failure=_log_failure)
         folder = artifact_folder(Path(args["model_repository"]) / args["model_version"])
         try:
             config = engine_config(parameters, os.environ)
             self._engine = Engine.open(folder, config, on_beat=self._beat, on_step=self._courier.step)
             warm_up(self._engine)
+            if self._heart:
+                self._heart.describe(describe(folder, config, self._engine))
         except DeploykitError as error:
             raise triton_api.model_error(str(error)) from None
         self._publisher = _publisher(self._engine, {"model": args["model_name"], "version": args["model_version"]})
+        # The engine beats from its first step on, which is one of the warm-up.
+        self._state = State.SERVING
         self._beat()
 
     def execute(self, requests: list[Any]) -> None:
@@ -88,7 +94,7 @@ class TritonPythonModel:
     def _beat(self) -> None:
         """Say that the engine advances; not if nobody carries its events."""
         if self._courier.is_alive():
-            self._say(State.SERVING)
+            self._say(self._state)
 
     def _say(self, state: State) -> None:
         if self._heart:

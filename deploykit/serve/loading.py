@@ -2,12 +2,11 @@
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from deploykit.errors import ArtifactError
-from deploykit.serve.repository import Model, Repository, open_repository, verify_model
+from deploykit.config import Mode
+from deploykit.serve.repository import Model, Repository, open_repository
 from deploykit.serve.shelf import Shelf
 
 
@@ -26,17 +25,24 @@ class Server(Protocol):
 class Loading:
     """The models at some paths, in what state they were last loaded, and what has changed since."""
 
-    def __init__(self, paths: Sequence[Path], *, timeout: float) -> None:
-        """Open what is at `paths`.
+    def __init__(self, paths: Sequence[Path], *, mode: Mode, timeout: float) -> None:
+        """Open and verify what is at `paths`.
+
+        Args:
+            paths: artifacts and model repositories.
+            mode: what they will all have to run in.
+            timeout: seconds a model may take to load.
 
         Raises:
-            ArtifactError: as `open_repository`.
+            ArtifactError: as `open_repository`; a file was changed, or a model can't run in that mode.
         """
-        self._paths, self._timeout = tuple(paths), timeout
+        self._paths, self._mode, self._timeout = tuple(paths), mode, timeout
         self._number = 0
         self._shelf: Shelf | None = None
         self._one_at_a_time = threading.Lock()
-        self._served = {model.name: model for model in open_repository(*self._paths).models}
+        self._served = {model.name: model for model in open_repository(*paths).models}
+        for model in self._served.values():
+            model.verify(mode)
 
     @property
     def names(self) -> list[str]:
@@ -44,11 +50,14 @@ class Loading:
         return sorted(self._served)
 
     def begin(self, folder: Path) -> Path:
-        """Show a server that is about to start all models, and return where it is to look."""
+        """Show a server that is about to start all models, and return where it is to look.
+
+        Raises:
+            ArtifactError: it starts again, and the models it served are gone.
+        """
         if self._number:
-            # Started again: only what lies there now can be loaded. Its backends verify it.
-            with suppress(ArtifactError):
-                self._served = {model.name: model for model in open_repository(*self._paths, verify=False).models}
+            # Only what lies there now can be loaded. The backends verify it.
+            self._served = {model.name: model for model in open_repository(*self._paths).models}
         self._shelf = Shelf(folder)
         for model in self._served.values():
             with self._shelf.showing(model, self._next()):
@@ -62,15 +71,15 @@ class Loading:
         one that serves; new requests go to the new one as soon as it is ready, and open ones stay where they are.
 
         Raises:
-            ArtifactError: as `open_repository`; everything is served as before.
+            ArtifactError: as when it was opened; everything is served as before.
             ServeError: Triton could not load a model: what served before still does, and models after it weren't tried.
         """
         with self._one_at_a_time:
             assert self._shelf
-            found = open_repository(*self._paths, verify=False)
+            found = open_repository(*self._paths)
             changed = [model for model in found.models if not self._serves(model)]
             for model in changed:
-                verify_model(model)
+                model.verify(self._mode)
             for model in changed:
                 self._replace(model, self._shelf, server)
             return [model.name for model in changed] + self._remove_all_but(found, self._shelf, server)

@@ -1,6 +1,7 @@
 """Puts an engine's figures into Triton's `/metrics`: once a second, as what has changed since."""
 
 import math
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,6 +89,7 @@ class Publisher:
         self._counters: dict[tuple[str, _Labels], float] = {}
         self._histograms: dict[str, Histogram] = {}
         self._closed = threading.Event()
+        self._server = os.getppid()
         self._publish(told=False)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
@@ -106,6 +108,9 @@ class Publisher:
             self._on_failure(error)
 
     def _publish(self, *, told: bool = True) -> None:
+        if os.getppid() != self._server:
+            # It would be waited for without end, and the whole process with it: the wait holds Python's lock.
+            return
         by_family: defaultdict[str, list[Sample]] = defaultdict(list)
         for sample in self._samples():
             by_family[sample.family].append(sample)

@@ -1,4 +1,4 @@
-"""The models in artifacts and Triton model repositories, checked before anything is started on them."""
+"""The models in artifacts and Triton model repositories, to be checked before anything is started on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from deploykit.artifact import MANIFEST, REPOSITORY, Artifact
+from deploykit.config import Mode
 from deploykit.errors import ArtifactError
 
 CONFIG: Final = "config.pbtxt"
@@ -27,6 +28,15 @@ class Model:
         """Return where the artifact of a version lies."""
         return self.folder / str(version)
 
+    def verify(self, mode: Mode) -> None:
+        """Check every file of it, and that it can run in a mode.
+
+        Raises:
+            ArtifactError: naming the first file that isn't what its manifest says, or what the mode needs.
+        """
+        for version in self.versions:
+            Artifact.open(self.version_folder(version)).precision_for(mode)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
@@ -41,15 +51,11 @@ class Repository:
         return tuple(model.name for model in self.models)
 
 
-def open_repository(*paths: Path, verify: bool = True) -> Repository:
-    """Return the models at `paths`: packaged artifacts, or model repositories.
-
-    Args:
-        paths: their folders.
-        verify: whether every file of every model is hashed and compared with its manifest.
+def open_repository(*paths: Path) -> Repository:
+    """Return the models at `paths`, packaged artifacts or model repositories, without looking into their files.
 
     Raises:
-        ArtifactError: nothing there, not packaged, no model in it, two of one name, or a file that was changed.
+        ArtifactError: nothing there, not packaged, no model in it, two of one name, or one that can't be read.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -60,7 +66,7 @@ def open_repository(*paths: Path, verify: bool = True) -> Repository:
                     "package one of them under another --name"
                 )
             found[folder.name] = folder
-    return Repository(models=tuple(_open_model(found[name], verify=verify) for name in sorted(found)))
+    return Repository(models=tuple(_open_model(found[name]) for name in sorted(found)))
 
 
 def _model_folders(path: Path) -> list[Path]:
@@ -79,24 +85,14 @@ def _model_folders(path: Path) -> list[Path]:
     return folders
 
 
-def verify_model(model: Model) -> None:
-    """Check every file of a model.
-
-    Raises:
-        ArtifactError: naming the first that isn't what its manifest says.
-    """
-    for version in model.versions:
-        Artifact.open(model.version_folder(version))
-
-
-def _open_model(folder: Path, *, verify: bool) -> Model:
+def _open_model(folder: Path) -> Model:
     digest = sha256((folder / CONFIG).read_bytes())
     versions = tuple(_versions(folder))
     for version in versions:
         place = folder / str(version)
         # Read first: should the files change under our eyes, the next look finds another fingerprint.
         digest.update(f"\n{version}\n".encode() + _manifest_bytes(place))
-        Artifact.open(place, verify=verify)
+        Artifact.open(place, verify=False)
     return Model(name=folder.name, folder=folder, versions=versions, fingerprint=digest.hexdigest())
 
 

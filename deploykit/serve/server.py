@@ -3,13 +3,13 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from deploykit.config import ServeConfig
+from deploykit.config import EngineConfig, ServeConfig
 from deploykit.errors import DeploykitError, ServeError
 from deploykit.serve.health import HealthServer
 from deploykit.serve.heartbeat import Beat, current
@@ -72,7 +72,7 @@ class LocalServer:
         return {beat.model: beat for beat in current(self._supervisor.beats())}
 
     def facts(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what each model says that it runs: precision, mode, rows, context, memory, threads."""
+        """Return what each model says that it runs: version, precision, mode, rows, context, memory, threads."""
         process = self._process()
         return {model: process.facts(beat) for model, beat in self.beats().items()}
 
@@ -132,14 +132,9 @@ class LocalServer:
 
     def _process(self) -> TritonProcess:
         process = self._supervisor.process
-        if not isinstance(process, TritonProcess) or not self.is_serving:
-            raise ServeError("the server is not up; try again when it is ready")
+        if not isinstance(process, TritonProcess) or self._supervisor.phase is not Phase.SERVING:
+            raise ServeError("the server starts or ends just now; try again when it is ready")
         return process
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether it has started and does not restart or end at this moment."""
-        return self._supervisor.phase is Phase.SERVING
 
     def close(self, *, hurry: bool = False) -> None:
         """Let open requests finish (not in a hurry), end the server, and remove all it used."""
@@ -179,8 +174,9 @@ def serve(
     """
     config = config or ServeConfig()
     paths = [path] if isinstance(path, str | os.PathLike) else path
-    with handling(_leave, *ENDING) if signals else ExitStack():
-        loading = Loading([Path(each) for each in paths], timeout=config.startup_timeout)
+    with _leaving() if signals else nullcontext():
+        mode = config.engine.get("mode", EngineConfig.mode)
+        loading = Loading([Path(each) for each in paths], mode=mode, timeout=config.startup_timeout)
         install = find_install(triton)
         install.check()
         server = LocalServer(loading, config, install, log=log)
@@ -192,9 +188,22 @@ def serve(
     return server
 
 
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Leave on a signal as on an error, all cleaned up; a SIGHUP that asks for a reload finds nothing to reload yet."""
+    hung_up = Hangup()
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        if hung_up():
+            _leave(number, frame)
+
+    with handling(_leave, *ENDING), handling(on_hangup, signal.SIGHUP):
+        yield
+
+
 def _leave(number: int, _frame: FrameType | None) -> None:
     # Once: a second signal must not interrupt the cleaning up that the first has begun.
-    for each in ENDING:
+    for each in (*ENDING, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGINT:
         raise KeyboardInterrupt

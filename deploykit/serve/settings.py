@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from deploykit.cgroup import available_memory
 from deploykit.config import EngineConfig
 from deploykit.errors import ConfigError
 from deploykit.sizes import parse_bytes
@@ -38,8 +39,7 @@ def engine_config(parameters: Parameters, environment: Mapping[str, str]) -> Eng
     for name, value in _overrides(environment.get(ENGINE_VARIABLE, "{}")).items():
         _check_name(ENGINE_VARIABLE, name)
         settings[name] = value
-    settings.setdefault("threads", _share(environment.get(ENGINES_VARIABLE, "1")))
-    return EngineConfig(**settings)
+    return EngineConfig(**(_shares(int(environment.get(ENGINES_VARIABLE, "1"))) | settings))
 
 
 def artifact_folder(version: Path) -> Path:
@@ -53,18 +53,21 @@ def load_number(parameters: Parameters) -> int:
     return int(parameters.get(LOAD_PARAMETER, {}).get("string_value", "0"))
 
 
-def _share(engines: str) -> int | None:
-    """Return the threads of one among several engines: an even share of the cores; None, which is all, if it is alone.
+def _shares(engines: int) -> dict[str, int]:
+    """Return the threads and the memory of one among several engines; nothing if it is alone and may take all.
 
-    ONNX Runtime's threads wait for each other in busy loops: more of them than cores, and each waits for one that isn't
-    running.
+    ONNX Runtime's threads wait for each other in busy loops: where there are more of them than cores, one waits for
+    another that isn't running. Caches grow as they are needed, so what is free at the start looks free to each.
     """
-    if int(engines) <= 1:
-        return None
-    # Here, since it brings ONNX Runtime with it, which only the backends need.
+    if engines <= 1:
+        return {}
+    # Here, since the engine brings ONNX Runtime with it, which only the backends need.
+    from deploykit.engine.budget import DEFAULT_SHARE
     from deploykit.engine.session import available_cores
 
-    return max(1, available_cores() // int(engines))
+    shares = {"threads": max(1, available_cores() // engines)}
+    available = available_memory()
+    return shares if available is None else {**shares, "cache_memory": int(available * DEFAULT_SHARE / engines)}
 
 
 def _overrides(text: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 from deploykit.artifact import MANIFEST, Artifact
 from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError
-from deploykit.spec import VARIANT_FILES, Precision, data_file
+from deploykit.spec import Precision
 from deploykit.validate.quality import Quality, Text
 from deploykit.validate.slices import Slice
 
@@ -137,12 +137,12 @@ class Report:
         }
 
     def _precision(self, precision: Precision) -> dict[str, Any]:
-        manifest, name = self.artifact.manifest, VARIANT_FILES[precision]
+        manifest = self.artifact.manifest
         verdict = self.verdicts.get(precision)
         errors = verdict.cache_errors if verdict else ()
         return {
             "served": precision == manifest.served,
-            "bytes": sum(entry.size for file, entry in manifest.files.items() if file in (name, data_file(name))),
+            "bytes": self.artifact.size_of(precision),
             "parity": self.cases.get(precision),
             "quality": verdict and verdict.to_json(),
             "slices": [part.to_json() for part in verdict.slices] if verdict else [],

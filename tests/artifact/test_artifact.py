@@ -51,6 +51,24 @@ def test_opens_what_was_committed(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == ["a"]
 
 
+def test_knows_the_files_of_each_precision_and_which_one_a_mode_runs(tmp_path: Path) -> None:
+    with draft(tmp_path / "a") as new:
+        for name in ("model.onnx", "model.onnx_data", "model_int8.onnx"):
+            new.file(f"onnx/{name}").write_bytes(b"x" * len(name))
+        artifact = new.commit(replace(BLANK, served="int8"))
+    assert artifact.files_of("fp32") == ["onnx/model.onnx", "onnx/model.onnx_data"]
+    assert artifact.files_of() == ["onnx/model_int8.onnx"]
+    assert artifact.files_of("int4") == []
+    assert (artifact.size_of("fp32"), artifact.size_of()) == (10 + 15, 15)
+    assert artifact.precision_for("deterministic") == "int8"
+    with pytest.raises(ArtifactError, match=r"a: no dynamic-int8 model in it.*deploykit export .* --throughput"):
+        artifact.precision_for("throughput")
+    with draft(tmp_path / "b") as new:
+        new.carry(artifact)
+        new.file("onnx/model_quantized.onnx").write_bytes(b"")
+        assert new.commit(artifact.manifest).precision_for("throughput") == "dynamic-int8"
+
+
 def test_finished_folder_is_as_readable_as_any_other(tmp_path: Path) -> None:
     write(tmp_path / "a")
     (tmp_path / "plain").mkdir()

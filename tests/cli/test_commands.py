@@ -84,6 +84,9 @@ def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
     [
         (["generate", "nowhere", "hi"], 5, "not a deploykit artifact"),
         (["serve", "nowhere"], 5, "nowhere"),
+        (["serve", "nowhere", "--max-rows", "0"], 2, "max_rows must be at least 1, got 0"),
+        (["serve", "nowhere", "--cache-memory", "0"], 2, "cache_memory must be at least 1 bytes, got 0"),
+        (["export", "nowhere", "-o", "out", "--throughput", "--until", "onnx"], 2, "throughput adds a quantized model"),
         (["inspect", "nowhere"], 5, "nothing there"),
         (["doctor", "nowhere"], 5, "no such folder"),
         (["doctor", "--release", "26.99"], 2, "known: 24.08 to 26.08"),
@@ -132,6 +135,26 @@ def test_figures_that_nobody_wrote_are_one_line(tiny_llama: Path, tmp_path: Path
     manifest["parity"] = {"fp32": {"cases": {}}}
     (source.path / "manifest.json").write_text(json.dumps(manifest))
     assert "its figures can't be read" in one_line_error(run("package", source.path, "-o", tmp_path / "out"), 5)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--cache-memory", "much"], "'much' is no amount of memory; write it like 512MiB"),
+        (["--mode", "fast"], "'fast' is not one of 'deterministic', 'throughput'"),
+    ],
+)
+def test_an_option_of_serve_that_can_not_be_read_is_named(option: list[str], said: str) -> None:
+    done = run("serve", "nowhere", *option)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serving_without_an_artifact_says_what_is_missing() -> None:
+    done = run("serve")
+    assert done.returncode == 2
+    assert "Missing argument 'ARTIFACT...'" in done.stderr
 
 
 def test_what_a_terminal_would_obey_is_not_printed(tmp_path: Path) -> None:

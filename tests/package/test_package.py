@@ -77,6 +77,22 @@ def test_the_repository_holds_only_the_served_precision(source: Artifact, tmp_pa
     assert FILES.keys() <= tree(packaged.path).keys()
 
 
+def test_the_repository_holds_what_mode_throughput_runs_if_that_is_wanted(tmp_path: Path) -> None:
+    files = {**FILES, "onnx/model_quantized.onnx": "fast graph", "onnx/model_quantized.onnx_data": "fast weights"}
+    source = write_artifact(tmp_path / "source", files)
+    for throughput, precisions in ((False, ["int8"]), (True, ["int8", "dynamic-int8"])):
+        out = package(source, tmp_path / f"out {throughput}", replace(NAMED, throughput=throughput))
+        inner = Artifact.open(out.path / "model_repository/greeter/3")
+        assert inner.precisions() == precisions
+        assert inner.manifest.served == "int8"
+
+
+def test_what_mode_throughput_runs_must_be_there_to_be_packaged(source: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no dynamic-int8 model.*deploykit export CHECKPOINT -o OUT --throughput"):
+        package(source, tmp_path / "out", replace(NAMED, throughput=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_version_folder_is_an_artifact_with_the_whole_history(source: Artifact, tmp_path: Path) -> None:
     packaged = package(source, tmp_path / "out", NAMED)
     inner = Artifact.open(packaged.path / "model_repository/greeter/3")

@@ -1,0 +1,37 @@
+"""What an engine runs and how, as the backend says it once and `deploykit serve` shows it."""
+
+from pathlib import Path
+from typing import Any
+
+from deploykit.artifact import Artifact
+from deploykit.config import EngineConfig
+from deploykit.engine import Engine
+from deploykit.engine.session import available_cores
+from deploykit.spec import FAST
+
+
+def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, Any]:
+    """Return what `engine` runs, which `config` has opened on the artifact in `folder`.
+
+    The mode is what comes out of it: a dynamic-int8 model that an artifact serves doesn't get deterministic by itself.
+    """
+    artifact = Artifact.open(folder, verify=False)
+    precision = artifact.precision_for(config.mode)
+    stats, contract = engine.stats(), artifact.contract(precision)
+    return {
+        "version": folder.name,
+        "precision": precision,
+        "mode": "throughput" if precision == FAST else "deterministic",
+        "rows": stats.rows,
+        "context": engine.context,
+        "cache_bytes": stats.cache_tokens * contract.cache_bytes_per_token(),
+        "threads": config.threads or available_cores(),
+        "quality": _quality(artifact.manifest.parity.get(precision)),
+    }
+
+
+def _quality(found: Any) -> dict[str, float]:
+    """Return the figures that `validate` has measured of a quantized model on a text that the model knows."""
+    if not isinstance(found, dict) or not found.get("trained"):
+        return {}
+    return {name: float(found[name]) for name in ("perplexity_loss", "kl", "top1_agreement") if name in found}
