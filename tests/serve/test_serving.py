@@ -1,18 +1,16 @@
 """A real Triton on a tiny model: what a caller gets, and what a caller is refused."""
 
 import json
-import queue
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from triton_calls import generate, post, stream
+from tritonclient.utils import InferenceServerException
 
 from deploykit.artifact import Artifact
 from deploykit.engine import Engine, SamplingParams
@@ -21,66 +19,12 @@ from deploykit.serve import LocalServer
 pytestmark = pytest.mark.triton
 
 PROMPT = "def greet(name):"
-TYPES = {"O": "BYTES", "b": "BOOL"}
 
 
 @pytest.fixture(scope="module")
 def engine(packaged: Artifact) -> Iterator[Engine]:
     with Engine.open(packaged.path) as running:
         yield running
-
-
-def post(url: str, body: bytes, timeout: float = 20) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=timeout) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def generate(server: LocalServer, *, verb: str = "generate", **fields: Any) -> tuple[int, str]:
-    return post(f"{server.http_url}/v2/models/tiny/{verb}", json.dumps(fields).encode())
-
-
-def inputs(**values: Any) -> list[Any]:
-    """Inputs whose type follows from the value: numpy arrays as they are, else strings and booleans."""
-    made = []
-    for name, value in values.items():
-        items = value if isinstance(value, list) else [value]
-        coded = [item.encode() if isinstance(item, str) else item for item in items]
-        boolean = isinstance(items[0], bool) if items else False
-        array = value if isinstance(value, np.ndarray) else np.array(coded, np.bool_ if boolean else np.object_)
-        kind = TYPES.get(array.dtype.kind) or np_to_triton_dtype(array.dtype)
-        made.append(triton.InferInput(name, list(array.shape), kind))
-        made[-1].set_data_from_numpy(array)
-    return made
-
-
-@contextmanager
-def stream(server: LocalServer, **values: Any) -> Iterator[Iterator[dict[str, Any]]]:
-    """Send a request over gRPC and give its responses, as lists by output name."""
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    parameters = values.pop("parameters", None)
-
-    def received() -> Iterator[dict[str, Any]]:
-        while True:
-            result, error = answers.get(timeout=20)
-            if error is not None:
-                raise error
-            response = result.get_response()
-            yield {output.name: result.as_numpy(output.name).tolist() for output in response.outputs}
-            if response.parameters["triton_final_response"].bool_param:
-                return
-
-    client = triton.InferenceServerClient(server.grpc_url)
-    try:
-        client.start_stream(lambda result, error: answers.put((result, error)))
-        client.async_stream_infer("tiny", inputs(**values), enable_empty_final_response=True, parameters=parameters)
-        yield received()
-    finally:
-        client.stop_stream(cancel_requests=True)
-        client.close()
 
 
 def until_idle(server: LocalServer) -> None:
@@ -165,6 +109,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "temperature NaN": ({"temperature": np.array([np.nan], np.float32)}, "temperature must be .*nan"),
     "temperature inf": ({"temperature": np.array([np.inf], np.float32)}, "temperature must be .*inf"),
     "top_p 2": ({"top_p": np.array([2], np.float32)}, "top_p must be"),
+    "min_p -1": ({"min_p": np.array([-1], np.float32)}, "min_p must be"),
+    "repetition_penalty 0": ({"repetition_penalty": np.array([0], np.float32)}, "repetition_penalty must be"),
+    "presence_penalty NaN": ({"presence_penalty": np.array([np.nan], np.float32)}, "presence_penalty must be .*nan"),
+    "min_tokens above max_tokens": (
+        {"min_tokens": np.array([9], np.int32), "max_tokens": np.array([8], np.int32)},
+        "min_tokens",
+    ),
+    "n 17": ({"n": np.array([17], np.int32)}, "n must be 1 to 16, got 17"),
+    "logprobs 21": ({"sampling_parameters": '{"logprobs": 21}'}, "logprobs must be 0 to 20, got 21"),
+    "bias of no token": ({"sampling_parameters": '{"logit_bias": {"99999999": 1}}'}, "logit_bias"),
+    "no time": ({"timeout": np.array([0], np.float32)}, "timeout must be a number of seconds above 0, got 0"),
+    "priority that is no number": ({"sampling_parameters": '{"priority": "high"}'}, "priority must be an integer"),
+    "client of 300 characters": ({"client": "c" * 300}, "client must be a text of at most 256 characters"),
+    "interval 0": ({"stream_interval": np.array([0], np.int32)}, "stream_interval must be an integer from 1"),
     "unknown input": ({"beams": np.array([2], np.int32)}, "beams"),
     "unknown parameter": ({"parameters": {"beams": 2}}, "unknown parameter 'beams'"),
     "unknown sampling parameter": ({"sampling_parameters": '{"beams": 2}'}, "unknown parameter 'beams'"),
