@@ -69,13 +69,10 @@ def test_choices_come_back_as_the_engine_makes_them(server: LocalServer, engine:
 
 
 def test_scalars_are_fields_of_generates_json(server: LocalServer, engine: Engine) -> None:
-    # More than one choice doesn't fit its answer, in which each output has one element.
-    fields = {**SAMPLED, "n": 1, "seed": 5}
+    fields = {**SAMPLED, "seed": 5}
     status, body = generate(server, text_input=PROMPT, exclude_input_in_output=True, client="c", priority=1, **fields)
-    assert (status, json.loads(body)["text_output"]) == (
-        200,
-        engine.generate(PROMPT, SamplingParams.from_mapping(fields)).text,
-    )
+    expected = engine.choices(PROMPT, SamplingParams.from_mapping(fields))
+    assert (status, json.loads(body)["text_output"]) == (200, [choice.text for choice in expected])
 
 
 def test_the_prompt_stands_before_every_choice(server: LocalServer) -> None:
@@ -91,13 +88,17 @@ def test_log_probabilities_without_a_number_are_null_and_their_sum_is_there(serv
     assert only["cumulative_logprob"][0] < 0
 
 
-@pytest.mark.parametrize("way", ["tensor", "json", "parameters"])
-def test_an_interval_sends_the_first_token_at_once_then_so_many_together(slow_server: LocalServer, way: str) -> None:
-    asked: dict[str, Any] = {
-        "tensor": {"stream_interval": 4},
-        "json": {"sampling_parameters": '{"stream_interval": 4}'},
-        "parameters": {"parameters": {"stream_interval": 4}},
-    }[way]
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stream_interval": 4},
+        {"sampling_parameters": '{"stream_interval": 4}'},
+        {"parameters": {"stream_interval": 4}},
+    ],
+)
+def test_an_interval_sends_the_first_token_at_once_then_so_many_together(
+    slow_server: LocalServer, asked: dict[str, Any]
+) -> None:
     common = {"text_input": PROMPT, "stream": True, "max_tokens": 11, "ignore_eos": True}
     with stream(slow_server, return_num_output_tokens=True, **common, **asked) as responses:
         assert [part["num_output_tokens"][0] for part in responses] == [1, 4, 4, 2]
