@@ -79,9 +79,9 @@ class QuantizeConfig:
     """How many bits the weights keep."""
 
     precision: Quantization = "int8"
-    """`int8` and `int4` are weight-only; `dynamic-int8` quantizes activations too, per tensor, so that requests in one
-    batch can change each other's tokens; `fp16` and `int4-fp16` are for a GPU; `auto` measures candidates on this
-    machine and takes the fastest within `max_quality_loss`."""
+    """`int8` and `int4` are weight-only; `dynamic-int8` rounds activations too, row by row, which is faster in batches
+    and long prompts; `fp16` and `int4-fp16` are for a GPU; `auto` measures candidates on this machine and takes the
+    fastest within `max_quality_loss`."""
     rounding: Rounding = "rtn"
     """How int4 and int8 weights are rounded: to nearest, by half-quadratic scales and zero points (HQQ, needs no data),
     or by GPTQ on calibration text."""
@@ -196,7 +196,7 @@ class EngineConfig:
     the memory that is free once the model is loaded."""
     max_queue: int = 1024
     """Requests that may wait; one more is refused at once."""
-    prefill_chunk: int = 128
+    prefill_chunk: int = 64
     """Prompt tokens run between two steps of the running rows."""
     threads: int | None = None
     """ONNX Runtime's threads; the cores this process may use where None."""

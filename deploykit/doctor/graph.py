@@ -7,6 +7,7 @@ from typing import Final
 
 import deploykit.doctor.cuda as cuda
 from deploykit.doctor.finding import Finding, ok
+from deploykit.doctor.memory import INTEGER_PRODUCTS
 from deploykit.doctor.releases import version
 from deploykit.doctor.runtimes import CONTRIB, needed_version
 from deploykit.doctor.target import Target
@@ -112,12 +113,12 @@ def check_exact(outline: Outline, target: Target, *, overflows: bool) -> Iterato
         target: where it is to run.
         overflows: whether the processor adds products of uint8 and int8 in 16 bits.
     """
-    products = sum(node.op_type == "MatMulInteger" for node in outline.nodes)
+    products = sum(node.op_type in INTEGER_PRODUCTS for node in outline.nodes)
     if products and overflows and target.device == "cpu" and target.version < _EXACT:
         yield Finding(
             level="warning",
             what="int8 products",
-            found=f"{products} MatMulInteger nodes on a processor without VNNI, whose fast kernel overflows now and "
+            found=f"{products} products of int8 on a processor without VNNI, whose fast kernel overflows now and "
             f"then (twice the error or more); ONNX Runtime {target.runtime.version} takes no exact one",
             remedy="serve int8, which has other kernels, or use ONNX Runtime 1.32 or a processor with VNNI",
         )

@@ -26,6 +26,8 @@ _PRODUCTS: Final[Mapping[str, int]] = {
     "MatMulIntegerToFloat": 1,
 }  # fmt: skip
 """Operator → the input that holds its weight."""
+INTEGER_PRODUCTS: Final = frozenset({"MatMulInteger", "MatMulIntegerToFloat"})
+"""Operators that multiply int8 as integers: dynamic-int8's."""
 _LANES: Final = 16
 """Packed columns are padded to a multiple of this: MLAS's widest kernels."""
 
@@ -142,7 +144,7 @@ def _packed(node: Node, tensor: Tensor) -> int:
 def _unpacked(node: Node, tensor: Tensor, dot_product: bool) -> int:
     """Return the bytes of a weight's other copies while it is packed."""
     # As it lies in the file, and as fp16 turned into fp32, or int8 into uint8.
-    if node.op_type == "MatMulInteger" and not dot_product:
+    if node.op_type in INTEGER_PRODUCTS and not dot_product:
         return 2 * tensor.nbytes
     return tensor.nbytes * (3 if tensor.dtype == "float16" and node.op_type != "MatMulNBits" else 1)
 
@@ -153,7 +155,7 @@ def _mapped(products: Iterable[tuple[Node, Tensor]]) -> int:
     ONNX Runtime 1.32 packs them in an order that changes from run to run: a 71M Llama took 204 MB three times and
     249 MB three times, which is none and all of the others. Half of them is within 15 % of either.
     """
-    sizes = [tensor.nbytes for node, tensor in products if node.op_type == "MatMulInteger"]
+    sizes = [tensor.nbytes for node, tensor in products if node.op_type in INTEGER_PRODUCTS]
     return (sum(sizes) - max(sizes, default=0)) // 2
 
 

@@ -1,9 +1,14 @@
-"""dynamic-int8: a scale for each output of a product, found now, and one for its input, found at run time.
+"""dynamic-int8: a scale for each output of a product, found now, and one for each row of its input, found at run time.
 
-A product `x @ W` becomes, in standard operators that every ONNX Runtime fuses into one kernel where it has one,
+A product `x @ W` becomes
 
-    xq, x_scale, x_zero = DynamicQuantizeLinear(x)                shared by all products of x
-    y = Cast(MatMulInteger(xq, Wq, x_zero)) * (x_scale * W_scale)  + bias
+    largest = Max(ReduceMax(Abs(x)), tiny)                        [..., 1]; these two shared by all products of x
+    xq = QuantizeLinear(x / largest, 1/127, zero=128)
+    y = MatMulIntegerToFloat(xq, Wq, 1/127, W_scale, zero=128) * largest  + bias
+
+Sums of whole numbers are exact, and a row is rounded by itself: what it gives depends on no other, to the last bit.
+`DynamicQuantizeLinear`, one scale for all rows, would let neighbours change a row's tokens; its error is larger, too.
+The product is one kernel, ONNX Runtime's own; from standard operators it would fuse none, since 1/127 is a constant.
 
 Weights are int8, since ONNX Runtime's kernels for AVX-VNNI and AVX-512 VNNI take uint8 x int8 (MLAS' platform.cpp);
 uint8 x uint8 runs on older, slower ones. Without VNNI that pair overflows 16 bits now and then, unless the session asks
@@ -33,12 +38,22 @@ _CHUNK: Final = 1 << 18
 """Weights worked on at once: each array in between is 1 MiB and stays in a core's cache, however large the tensor."""
 _LEVELS: Final = 127
 """The largest weight's level; -128 is left out, so that levels are symmetric."""
+_ZERO: Final = 128
+"""The level of zero in activations, which are unsigned: what ONNX Runtime's kernels take beside int8 weights."""
 _SMALLEST: Final = 1e-30
-"""Outputs whose weights are all smaller are zero: their scale would be subnormal."""
+"""Outputs whose weights are all smaller are zero, and so are rows of smaller activations: no scale is subnormal."""
+_DOMAIN: Final = "com.microsoft"
+_CONSTANTS: Final[dict[str, NDArray[Any]]] = {
+    "step": np.array(1 / _LEVELS, np.float32),
+    "zero": np.array(_ZERO, np.uint8),
+    "tiny": np.array(_SMALLEST, np.float32),
+    "last_axis": np.array([-1], np.int64),
+}
+"""What every product shares."""
 
 
 def quantize_activations(source: Path, target: Path, *, progress: Progress) -> dict[str, Any]:
-    """Write the graph in `source` to `target` with MatMulInteger for each product, and return what was done and left.
+    """Write the graph in `source` to `target` with integers in each product, and return what was done and left.
 
     The embedding table is rounded as a head's weights are; where it is the head, both read one place in the file.
     About the largest tensor is in memory at a time.
@@ -73,6 +88,7 @@ def quantize_activations(source: Path, target: Path, *, progress: Progress) -> d
         rewriter.product(product)
     for node in embeddings:
         rewriter.embedding(node)
+    graph.opset_imports.setdefault(_DOMAIN, 1)
     RemoveUnusedNodesPass()(model)
     graphs.save(model, target)
     progress("quantize", total + 1, total + 1)
@@ -89,6 +105,16 @@ class Rounded:
     """float32 [N]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """An activation's rows, each rounded by itself."""
+
+    levels: ir.Value
+    """uint8, of the activation's shape: 127 levels on each side of `_ZERO`."""
+    largest: ir.Value
+    """float32, [..., 1]: what the highest level of a row stands for."""
+
+
 @dataclass(kw_only=True)
 class _Rewriter:
     """Replaces nodes of a graph one by one; what several of them need is written once."""
@@ -99,23 +125,21 @@ class _Rewriter:
     quantized: Callable[[str, bool], Pair]
     """Rounds a weight, by name and whether it is [N, K]; remembers the latest only."""
     rounded: dict[tuple[str, bool], Rounded] = field(default_factory=dict)
-    inputs: dict[ir.Value, ir.Node] = field(default_factory=dict)
+    inputs: dict[ir.Value, Rows] = field(default_factory=dict)
+    constants: dict[str, ir.Value] = field(default_factory=dict)
     turned: dict[str, ir.Node] = field(default_factory=dict)
 
     def product(self, product: Product) -> None:
         x, name = product.node.inputs[0], str(product.node.name)
         assert x is not None
         nodes: list[ir.Node] = []
-        levels, scales, zero = self._input(x, nodes).outputs
-        weight, weight_scales = self._weight(product, nodes)
-        integers = ir.node("MatMulInteger", [levels, weight, zero], name=name)
-        whole = ir.node("Cast", integers.outputs, attributes={"to": ir.DataType.FLOAT}, name=f"{name}.cast")
-        # A scale of its own for each product, and the bias as the second operand: only so ONNX Runtime fuses them.
-        scale = ir.node("Mul", [scales, weight_scales], name=f"{name}.scale")
-        result = ir.node("Mul", [whole.outputs[0], scale.outputs[0]], name=f"{name}.scaled")
-        nodes += [integers, whole, scale, result]
+        rows = self._input(x, nodes)
+        weight, scales = self._weight(product, nodes)
+        operands = [rows.levels, weight, self._constant("step"), scales, self._constant("zero")]
+        nodes.append(ir.node("MatMulIntegerToFloat", operands, domain=_DOMAIN, name=name))
+        nodes.append(ir.node("Mul", [nodes[-1].outputs[0], rows.largest], name=f"{name}.scaled"))
         if product.bias is not None:
-            nodes.append(ir.node("Add", [result.outputs[0], product.bias], name=f"{name}.bias"))
+            nodes.append(ir.node("Add", [nodes[-1].outputs[0], product.bias], name=f"{name}.bias"))
         self._replace(product.node, nodes)
 
     def embedding(self, node: ir.Node) -> None:
@@ -129,12 +153,30 @@ class _Rewriter:
         scaled = ir.node("Mul", [whole.outputs[0], scales.outputs[0]], name=f"{node.name}.scaled")
         self._replace(node, [rows, whole, scales, scaled])
 
-    def _input(self, x: ir.Value, nodes: list[ir.Node]) -> ir.Node:
-        """Return the node that rounds `x`, written before its first product."""
+    def _input(self, x: ir.Value, nodes: list[ir.Node]) -> Rows:
+        """Return the rows of `x`, rounded before its first product."""
         if x not in self.inputs:
-            self.inputs[x] = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{x.name}.levels")
-            nodes.append(self.inputs[x])
+            sizes = ir.node("Abs", [x], name=f"{x.name}.sizes")
+            most = ir.node("ReduceMax", [sizes.outputs[0], self._constant("last_axis")], name=f"{x.name}.most")
+            largest = ir.node("Max", [most.outputs[0], self._constant("tiny")], name=f"{x.name}.largest")
+            shares = ir.node("Div", [x, largest.outputs[0]], name=f"{x.name}.shares")
+            levels = ir.node(
+                "QuantizeLinear",
+                [shares.outputs[0], self._constant("step"), self._constant("zero")],
+                name=f"{x.name}.levels",
+            )
+            nodes += [sizes, most, largest, shares, levels]
+            self.inputs[x] = Rows(levels=levels.outputs[0], largest=largest.outputs[0])
         return self.inputs[x]
+
+    def _constant(self, name: str) -> ir.Value:
+        if name not in self.constants:
+            tensor = ir.Tensor(_CONSTANTS[name], name=f"dynamic.{name}")
+            kind = ir.TensorType(tensor.dtype)
+            value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=kind, const_value=tensor)
+            self.graph.register_initializer(value)
+            self.constants[name] = value
+        return self.constants[name]
 
     def _weight(self, product: Product, nodes: list[ir.Node]) -> tuple[ir.Value, ir.Value]:
         """Return a product's levels [K, N] and their scales [N]."""

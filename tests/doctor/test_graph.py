@@ -135,15 +135,16 @@ def test_a_file_past_the_limit_of_protobuf(copy: Path) -> None:
     assert "past protobuf's 2,147,483,647" in found.found
 
 
+@pytest.mark.parametrize("kind", ["MatMulInteger", "MatMulIntegerToFloat"])
 @pytest.mark.parametrize(
     ("release", "device", "overflows", "warned"),
     [("26.07", "cpu", True, True), ("26.07", "cpu", False, False), ("26.07", "cuda", True, False)],
 )
 def test_warns_of_dynamic_int8_where_its_fast_kernel_overflows(
-    copy: Path, release: str, device: Device, overflows: bool, warned: bool
+    copy: Path, release: str, device: Device, overflows: bool, warned: bool, kind: str
 ) -> None:
     outline, target = read_outline(copy), on(release, device)
-    dynamic = replace(outline, nodes=(Node(op_type="MatMulInteger"),))
+    dynamic = replace(outline, nodes=(Node(op_type=kind),))
     found = list(check_exact(dynamic, target, overflows=overflows))
     assert [finding.level for finding in found] == ["warning"] * warned
     newer = replace(target, runtime=replace(target.runtime, version="1.32.0"))

@@ -19,7 +19,7 @@ from deploykit.convert import convert
 from deploykit.errors import ArtifactError
 from deploykit.quantize import quantize
 from deploykit.quantize.blocks import Bits, Blocks
-from deploykit.spec import LOGITS_TO_KEEP, VARIANT_FILES, Precision, data_file
+from deploykit.spec import EXACT_INT8, LOGITS_TO_KEEP, VARIANT_FILES, Precision, data_file
 
 WEIGHT_ONLY: list[tuple[Any, Any]] = [("int8", 8), ("int4", 4)]
 
@@ -28,6 +28,7 @@ def logits(artifact: Artifact, precision: Precision) -> Any:
     spec = artifact.manifest.decoder
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry(EXACT_INT8, "1")
     session = ort.InferenceSession(str(artifact.graph(precision)), options)
     ids = np.random.default_rng(1).integers(0, spec.vocab_size, (2, 16))
     feeds: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids), LOGITS_TO_KEEP: np.array(0)}
