@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from decode import make_artifact
+from exports import checkpoint, ours
 from numpy.typing import NDArray
 from results import keep
 
@@ -77,8 +77,8 @@ def measure(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> float:
 def decode_steps(row_counts: Sequence[int]) -> dict[str, float]:
     """Return the milliseconds of a greedy step of the 134M Llama, by rows."""
     with tempfile.TemporaryDirectory() as name:
-        artifact = make_artifact(Path(name), "int8")
-        return {str(rows): round(1000 * decode_step(artifact.path, rows), 3) for rows in row_counts}
+        artifact = ours(checkpoint(Path(name), "smol"), Path(name), "int8")
+        return {str(rows): round(1000 * decode_step(artifact, rows), 3) for rows in row_counts}
 
 
 def decode_step(artifact: Path, rows: int) -> float:
