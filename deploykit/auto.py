@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.artifact import Artifact, draft
+from deploykit.artifact import Artifact
 from deploykit.config import Quantization, QuantizeConfig
+from deploykit.draft import draft
 from deploykit.engine.speed import Speed
 from deploykit.errors import ParityError
 from deploykit.progress import Progress

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
-from deploykit.artifact import Artifact, check_target, hidden_folder
+from deploykit.artifact import Artifact
 from deploykit.auto import choose
 from deploykit.config import ConvertConfig, PackageConfig, Quantization, QuantizeConfig, Until, ValidateConfig
 from deploykit.convert import convert as run_convert
 from deploykit.convert import torch_reference
+from deploykit.draft import check_target, hidden_folder
 from deploykit.engine.speed import measure_speed
 from deploykit.errors import ConfigError, DeploykitError, ParityError, QualityError
 from deploykit.optimize import optimize as run_optimize

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from deploykit import graph
-from deploykit.artifact import Artifact, draft
+from deploykit.artifact import Artifact
+from deploykit.draft import draft
 from deploykit.spec import VARIANT_FILES, Precision, data_file
 
 Array = NDArray[Any]

@@ -40,7 +40,7 @@ def export(
     judging = {key: rest.pop(key) for key in ("atol", "max_kl", "max_perplexity_loss", "text", "report")}
     quantizing = QuantizeConfig(**{key: rest.pop(key) for key in (*options.QUANTIZING, "max_quality_loss")})
     validating, reading = ValidateConfig(**judging), ConvertConfig(**rest)
-    from deploykit.artifact import check_target
+    from deploykit.draft import check_target
 
     check_target(output, overwrite=overwrite)
     with console.progress() as progress:

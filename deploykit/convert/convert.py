@@ -9,12 +9,13 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from deploykit import graph
-from deploykit.artifact import Artifact, Draft, Manifest, StageRecord, check_target, draft
+from deploykit.artifact import Artifact, Manifest, StageRecord
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import StreamedTensor
 from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
 from deploykit.convert.fused import build_fused, fused_layers, fused_stretch, why_not_fused
 from deploykit.convert.sidecars import special_ids, write_sidecars
+from deploykit.draft import Draft, check_target, draft
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress, silent
 from deploykit.spec import TASK_GENERATION, VARIANT_FILES, DecoderSpec

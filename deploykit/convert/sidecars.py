@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from deploykit.artifact import Draft
 from deploykit.card import CARD, new_card
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.weights import read_json
+from deploykit.draft import Draft
 from deploykit.errors import CheckpointError
 from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec
 

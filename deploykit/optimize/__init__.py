@@ -8,7 +8,8 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from deploykit import graph
-from deploykit.artifact import Artifact, Draft, StageRecord, draft
+from deploykit.artifact import Artifact, StageRecord
+from deploykit.draft import Draft, draft
 from deploykit.optimize.passes import PASSES, PassReport, run_passes
 from deploykit.progress import Progress, silent
 from deploykit.spec import REPORTS, VARIANT_FILES, data_file

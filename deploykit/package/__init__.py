@@ -7,8 +7,9 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Final
 
-from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, Draft, FileEntry, Manifest, StageRecord, draft
+from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, FileEntry, Manifest, StageRecord
 from deploykit.config import Mode, PackageConfig
+from deploykit.draft import Draft, draft
 from deploykit.package.model_config import model_config_text
 from deploykit.package.serveable import check_serveable
 from deploykit.progress import Progress, silent

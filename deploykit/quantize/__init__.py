@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.artifact import Artifact, Draft, StageRecord, draft
+from deploykit.artifact import Artifact, StageRecord
 from deploykit.config import QuantizeConfig
+from deploykit.draft import Draft, draft
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.progress import Progress, silent
 from deploykit.quantize.dynamic import quantize_activations

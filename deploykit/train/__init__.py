@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from deploykit.artifact import draft
 from deploykit.config import TrainConfig
+from deploykit.draft import draft
 from deploykit.progress import Progress, silent
 from deploykit.train.checkpoint import TRAINING, write_checkpoint
 from deploykit.train.data import blocks, check_length, encode, read_texts

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
-from deploykit.artifact import Draft
 from deploykit.config import TrainConfig
+from deploykit.draft import Draft
 from deploykit.train.tokenizer import save_tokenizer
 from deploykit.train.trainer import Record
 

@@ -7,8 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.artifact import Artifact, Manifest, StageRecord, draft
+from deploykit.artifact import Artifact, Manifest, StageRecord
 from deploykit.config import ValidateConfig
+from deploykit.draft import draft
 from deploykit.errors import OutputError, ParityError
 from deploykit.progress import Progress, silent
 from deploykit.spec import REPORT, REPORT_PAGE, REPORTS

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploykit.artifact import MANIFEST, Artifact, FileEntry, Manifest, StageRecord, draft
+from deploykit.artifact import MANIFEST, Artifact, FileEntry, Manifest, StageRecord
 from deploykit.card import CARD, new_card
+from deploykit.draft import draft
 from deploykit.errors import ArtifactError, OutputError
 from deploykit.spec import DecoderSpec, LayerCache
 

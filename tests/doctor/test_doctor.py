@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 from doctoring import CONTRACT
 
-from deploykit.artifact import Artifact, draft
+from deploykit.artifact import Artifact
 from deploykit.cli.main import commands
 from deploykit.doctor import Report, doctor
+from deploykit.draft import draft
 from deploykit.errors import ArtifactError, ConfigError
 
 

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from altering import altered
 
-from deploykit.artifact import Artifact, draft
+from deploykit.artifact import Artifact
+from deploykit.draft import draft
 from deploykit.engine import session
 from deploykit.engine.session import available_cores, open_session
 from deploykit.errors import ArtifactError

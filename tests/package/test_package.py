@@ -8,8 +8,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from deploykit.artifact import Artifact, Manifest, StageRecord, draft
+from deploykit.artifact import Artifact, Manifest, StageRecord
 from deploykit.config import PackageConfig
+from deploykit.draft import draft
 from deploykit.errors import ArtifactError, ConfigError, OutputError
 from deploykit.package import package
 from deploykit.spec import DecoderSpec, LayerCache

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from altering import without
 
-from deploykit.artifact import Artifact, draft
+from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
+from deploykit.draft import draft
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.text import read_end
 from deploykit.validate.text import DEFAULT, make_rows, read_text
