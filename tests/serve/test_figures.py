@@ -1,16 +1,22 @@
 """Triton's `/metrics` tell what was asked of the model."""
 
+import json
 import math
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from triton_calls import stream
 
+from deploykit.artifact import Artifact
 from deploykit.client import Client
-from deploykit.serve import LocalServer
+from deploykit.config import ServeConfig
+from deploykit.serve import LocalServer, serve
+from deploykit.serve.heartbeat import is_running
 
 pytestmark = pytest.mark.triton
 
@@ -76,3 +82,24 @@ def test_gauges_show_what_runs_and_what_was_cancelled(slow_server: LocalServer) 
     cancelled = ("request_success_total", "cancelled")
     after = until(slow_server, lambda figures: figures.get(cancelled, 0) == before.get(cancelled, 0) + 1)
     assert after["num_requests_running", ""] == 0
+
+
+def test_figures_go_on_when_a_model_is_replaced(packaged: Artifact, anywhere: ServeConfig, tmp_path: Path) -> None:
+    root = shutil.copytree(packaged.path / "model_repository", tmp_path / "repository")
+    with serve(root, anywhere) as server, Client(server.grpc_url, model="tiny") as client:
+        client.generate(PROMPT, max_tokens=5, ignore_eos=True)
+        until(server, lambda figures: figures["generation_tokens_total", ""] == 5)
+        before = server.beats()["tiny"].pid
+        file = root / "tiny/1/manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["history"].append(manifest["history"][-1])
+        file.write_text(json.dumps(manifest))
+        assert server.reload() == ["tiny"]
+        end = time.monotonic() + 20
+        while is_running(before):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        client.generate(PROMPT, max_tokens=4, ignore_eos=True)
+        after = until(server, lambda figures: figures["generation_tokens_total", ""] == 9)
+        assert [after[f"{name}_count", ""] for name in HISTOGRAMS] == [2, 7, 2]
+        assert server.restarts == 0
