@@ -201,8 +201,8 @@ class EngineConfig:
     threads: int | None = None
     """ONNX Runtime's threads; the cores this process may use where None."""
     mode: Mode = "deterministic"
-    """Whether a request's tokens must not depend on those it runs beside, or may, for more tokens in all: `throughput`
-    runs dynamic-int8."""
+    """Which of an artifact's models runs: the one it was exported to serve, or the dynamic-int8 one that
+    `export --throughput` adds: faster in batches and prefill, and rounded more."""
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, Mode)

@@ -41,8 +41,7 @@ VARIANT_FILES: Mapping[Precision, str] = {
 """Graph file of each precision; its external data, if any, is the same name + `_data`."""
 
 FAST: Precision = "dynamic-int8"
-"""What mode `throughput` runs: activations are quantized too, by one scale for all requests of a batch, so that these
-can change each other's tokens."""
+"""What mode `throughput` runs: activations are rounded too, a row by itself."""
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"

@@ -78,8 +78,8 @@ running = _all(
         "--mode",
         type=choices(Mode),
         default=None,
-        help=f"Tokens that don't depend on neighbours, or more of them: throughput runs dynamic-int8, which export "
-        f"--throughput adds.  [default: {EngineConfig.mode}]",
+        help="What runs: the precision it was exported to serve, or dynamic-int8, which export --throughput adds: "
+        f"faster in batches, and rounded more.  [default: {EngineConfig.mode}]",
     ),
     click.option(
         "--cache-memory",

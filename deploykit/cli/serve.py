@@ -115,13 +115,11 @@ def _tell_model(model: str, facts: Mapping[str, Any]) -> None:
 
 def _cost(facts: Mapping[str, Any]) -> str:
     """Return what mode `throughput` costs, in the figures of the artifact's own report if it has any."""
-    said = (
-        f"{facts['precision']} scales activations for all requests of a batch: neighbours may change a request's tokens"
-    )
+    said = f"{facts['precision']} rounds activations, too: other tokens than those of mode deterministic"
     found = facts["quality"]
-    if "perplexity_loss" not in found:
-        return said
-    return f"{said}; measured for this model: perplexity {found['perplexity_loss']:+.2%} of fp32's"
+    if not {"perplexity_loss", "kl"} <= found.keys():
+        return f"{said}; what that costs was not measured on a text that the model knows"
+    return f"{said}; perplexity {found['perplexity_loss']:+.2%} of fp32's, KL {found['kl']:.1e}"
 
 
 def _tell_reload(server: "LocalServer", outcome: "list[str] | DeploykitError", *, as_json: bool) -> None:

@@ -7,21 +7,17 @@ from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
 from deploykit.engine import Engine
 from deploykit.engine.session import available_cores
-from deploykit.spec import FAST
 
 
 def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, Any]:
-    """Return what `engine` runs, which `config` has opened on the artifact in `folder`.
-
-    The mode is what comes out of it: a dynamic-int8 model that an artifact serves doesn't get deterministic by itself.
-    """
+    """Return what `engine` runs, which `config` has opened on the artifact in `folder`."""
     artifact = Artifact.open(folder, verify=False)
     precision = artifact.precision_for(config.mode)
     stats, contract = engine.stats(), artifact.contract(precision)
     return {
         "version": folder.name,
         "precision": precision,
-        "mode": "throughput" if precision == FAST else "deterministic",
+        "mode": config.mode,
         "rows": stats.rows,
         "context": engine.context,
         "cache_bytes": stats.cache_tokens * contract.cache_bytes_per_token(),
