@@ -93,13 +93,13 @@ def _welcome(server: "LocalServer") -> None:
     for name, value in _addresses(server).items():
         click.echo(f"{name:<8} {value}")
     for model, facts in server.facts().items():
-        _tell_model(model, facts)
+        tell_model(model, facts)
     body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
     click.echo(f"\n  curl -N {server.http_url}/v2/models/{server.models[0]}/generate_stream -d '{body}'\n")
     click.echo("Ctrl-C stops it.")
 
 
-def _tell_model(model: str, facts: Mapping[str, Any]) -> None:
+def tell_model(model: str, facts: Mapping[str, Any]) -> None:
     """Print what a model runs, and what that costs where it costs more than time."""
     if not facts:
         click.echo(f"{'model':<8} {model}")
@@ -135,6 +135,6 @@ def _tell_reload(server: "LocalServer", outcome: "list[str] | DeploykitError", *
         for model in outcome:
             click.echo(f"reload   {model} {'loaded' if model in facts else 'removed'}")
             if model in facts:
-                _tell_model(model, facts[model])
+                tell_model(model, facts[model])
         if not outcome:
             click.echo("reload   nothing has changed")
