@@ -7,10 +7,18 @@ _ARG_START: Final = 48  # Linux, proc_pid_stat(5): fields are counted from 1
 _FIRST_AFTER_NAME: Final = 3
 
 
-def hide(pid: int, secret: str) -> bool:
-    """Overwrite `secret` in the command line of a child that has read it, and return whether it isn't there any longer.
+def children(pid: int) -> list[int]:
+    """Return the processes that a process's main thread has started."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
 
-    The kernel allows that for one's own children, unless they run as somebody else or it is set to be stricter.
+
+def hide(pid: int, secret: str) -> bool:
+    """Overwrite `secret` in the command line of a process that has read it, and return whether it is gone.
+
+    The kernel allows that for those that one has started, unless they run as somebody else or it is set to be stricter.
     """
     try:
         # The command stands in brackets and may hold any character.

@@ -26,7 +26,7 @@ from deploykit.serve.heartbeat import (
     read_beats,
     read_facts,
 )
-from deploykit.serve.hiding import hide
+from deploykit.serve.hiding import children, hide
 from deploykit.serve.install import Install
 from deploykit.serve.settings import ENGINE_VARIABLE, ENGINES_VARIABLE
 from deploykit.serve.workplace import Workplace
@@ -120,7 +120,8 @@ class TritonProcess:
             if ready and not self._hidden:
                 # It listens, so it has read its options.
                 self._hidden = True
-                hide(self._process.pid, self._secret)
+                for pid in (self._process.pid, *children(self._process.pid)):
+                    hide(pid, self._secret)
             return ready
         except (OSError, http.client.HTTPException):
             return False

@@ -133,14 +133,19 @@ def test_sigterm_loses_no_token_and_leaves_nothing(slow_repository: Path) -> Non
     print(f"\nexit 0 {exited - caller.ended:.2f} s after the last token")
 
 
+@pytest.mark.parametrize("streams", [0, 8])
 def test_a_killed_supervisor_leaves_no_process_and_the_next_one_cleans_up(
-    slow_repository: Path, anywhere: ServeConfig
+    streams: int, slow_repository: Path, anywhere: ServeConfig
 ) -> None:
     before = leftovers()
-    process, _, _, backend = start_process(slow_repository)
+    process, http_url, _, backend = start_process(slow_repository)
+    callers = [start_caller(http_url) for _ in range(streams)]
     with process:
         process.kill()
     until(lambda: not is_running(backend), 10)
+    for caller in callers:
+        caller.join()
+        assert caller.tokens < TOKENS
     assert leftovers() > before
     with pytest.raises(ServeError, match="exit status 1"):
         serve(slow_repository, anywhere, triton=Path("/bin/false"))

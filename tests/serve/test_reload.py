@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from deploykit.errors import ArtifactError, ServeError
 from deploykit.package import package
 from deploykit.serve import LocalServer, serve
 from deploykit.serve.heartbeat import State, is_running
+from deploykit.serve.triton import TritonProcess
 
 pytestmark = pytest.mark.triton
 
@@ -269,6 +270,11 @@ def test_loading_is_for_nobody_else(running: LocalServer) -> None:
             pass
         assert caught.value.code == 403
         caught.value.close()
+    process = running._supervisor.process
+    assert isinstance(process, TritonProcess)
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            assert process._secret.encode() not in file.read_bytes()
 
 
 @contextmanager
