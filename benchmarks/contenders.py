@@ -129,6 +129,7 @@ def alternate(
                 for contender in turn[first:] + turn[:first]:
                     rate = contender.rate(work.prompts, work.streams, work.new, work.sampling)
                     rates.setdefault(work.name, {}).setdefault(contender.setup.name, []).append(rate)
+                    print(f"round {number + 1}: {work.name}, {contender.setup.name}: {rate:.1f}", flush=True)
         versions = {contender.setup.name: contender.versions for contender in contenders}
     for name, row in rates.items():
         show(name, row)

@@ -112,7 +112,8 @@ def _theirs(setup: Setup, windows: NDArray[np.int64], file: Path) -> Logits:
 
 def _independence(setup: Setup, windows: NDArray[np.int64]) -> float:
     """Return the share of requests whose tokens are the same alone and among others."""
-    prompts = [window[: 16 + 5 * number].tolist() for number, window in enumerate(windows[:24])]
+    ids = windows.reshape(-1)
+    prompts = [ids[start : start + 16 + 5 * number % 180].tolist() for number, start in enumerate(range(0, 6400, 100))]
     with Contender(setup) as contender:
         together, alone = (contender.outputs(prompts, streams, 48) for streams in (8, 1))
     return round(float(np.mean([one == other for one, other in zip(together, alone, strict=True)])), 4)
