@@ -10,14 +10,14 @@ from deploykit.config import ValidateConfig
 from deploykit.engine.text import Codec, Detokenizer
 from deploykit.errors import ConfigError, ParityError
 from deploykit.spec import Precision
-from deploykit.validate.against import STEPS, Compared, allowed_atol, leads, prompts
+from deploykit.validate.against import STEPS, Compared, allowed_atol, by_itself, leads, prompts
 from deploykit.validate.decoder import Decoder
 from deploykit.validate.parity import DECIDED, tolerance
 from deploykit.validate.peers.triton import Triton, Written
 
 ALONE, TOGETHER = "each prompt alone", "all prompts at once"
 _LONGEST: Final = 64
-"""Most tokens of a prompt: less than the engine runs at once, since dynamic-int8's scales depend on where it cuts."""
+"""Most tokens of a prompt: what the engine runs in one piece (`EngineConfig.prefill_chunk`), as `expect` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,7 @@ def against_triton(artifact: Artifact, precision: Precision, config: ValidateCon
     texts = [codec.decode(row[:_LONGEST].tolist()) for row in prompts(artifact, config).all()]
     wanted = [expect(text, codec, decoder, atol) for text in texts if text]
     cases = {ALONE: False}
-    if precision != "dynamic-int8":
-        # There a request's neighbours may change its tokens.
+    if by_itself(artifact.graph(precision)):
         cases[TOGETHER] = True
     with Triton.open(artifact) as triton:
         version = f"triton {triton.version()}"
