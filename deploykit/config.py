@@ -202,7 +202,8 @@ class EngineConfig:
     """ONNX Runtime's threads; the cores this process may use where None."""
     mode: Mode = "deterministic"
     """Which of an artifact's models runs: the one it was exported to serve, or the dynamic-int8 one that
-    `export --throughput` adds: faster in batches and prefill, and rounded more."""
+    `export --throughput` adds: faster in batches and prefill, and rounded more, activations included. In both a
+    request's tokens are its own, whatever runs beside it; only int4 rounds a row that runs alone in another way."""
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, Mode)
@@ -211,7 +212,7 @@ class EngineConfig:
         if self.max_context is not None:
             _at_least("max_context", self.max_context, 2, "tokens")
         if self.cache_memory is not None:
-            _at_least("cache_memory", self.cache_memory, 1, "bytes")
+            _at_least("cache_memory", self.cache_memory, 1, "byte")
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
 

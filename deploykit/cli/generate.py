@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deploykit.cli import console, options
+from deploykit.errors import ConfigError
 
 
 @click.command()
@@ -16,13 +17,19 @@ from deploykit.cli import console, options
 @options.sampling
 @click.option("-n", "n", type=int, default=None, help="Answers to one prompt, each printed when all are complete.")
 @click.option(
-    "--logprobs", type=int, default=None, metavar="N", help="With --json: log-probabilities, N likeliest too."
+    "--logprobs",
+    type=int,
+    default=None,
+    metavar="N",
+    help="With --json: log-probabilities of its tokens, and of the N likeliest.",
 )
 @options.precision
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @options.as_json
 def generate(artifact: Path, prompt: str, precision: Any, no_stream: bool, as_json: bool, **sampling: Any) -> None:
     """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process."""
+    if sampling["logprobs"] is not None and not as_json:
+        raise ConfigError("--logprobs goes with --json; without it only the text is printed")
     from deploykit.engine import Engine, EngineError, SamplingParams
 
     text = sys.stdin.read() if prompt == "-" else prompt

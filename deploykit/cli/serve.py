@@ -115,11 +115,11 @@ def tell_model(model: str, facts: Mapping[str, Any]) -> None:
 
 def _cost(facts: Mapping[str, Any]) -> str:
     """Return what mode `throughput` costs, in the figures of the artifact's own report if it has any."""
-    said = f"{facts['precision']} rounds activations, too: other tokens than those of mode deterministic"
+    said = f"{facts['precision']} rounds activations, too"
     found = facts["quality"]
     if not {"perplexity_loss", "kl"} <= found.keys():
         return f"{said}; what that costs was not measured on a text that the model knows"
-    return f"{said}; perplexity {found['perplexity_loss']:+.2%} of fp32's, KL {found['kl']:.1e}"
+    return f"{said}: perplexity {found['perplexity_loss']:+.2%} beside fp32, KL {found['kl']:.1e}"
 
 
 def _tell_reload(server: "LocalServer", outcome: "list[str] | DeploykitError", *, as_json: bool) -> None:

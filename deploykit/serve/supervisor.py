@@ -56,6 +56,10 @@ class Process(Protocol):
         """End it at once, and remove what it leaves."""
         ...
 
+    def refusal(self) -> str | None:
+        """Return in a line why a model wouldn't load, where it said so itself."""
+        ...
+
     def reason(self) -> str:
         """Return the most telling line of its log."""
         ...
@@ -203,10 +207,10 @@ class Supervisor:
         deadline = time.monotonic() + self._config.startup_timeout
         while not self._stop.wait(POLL):
             if process.status() is not None:
-                return f"{process.reason()} (exit status {process.status()})"
+                return process.refusal() or f"{process.reason()} (exit status {process.status()})"
             trouble = self._dead(process.beats())
             if trouble:
-                return f"{trouble}: {process.reason()}"
+                return process.refusal() or f"{trouble}: {process.reason()}"
             if process.is_ready():
                 self._probed = time.monotonic()
                 self._enter(Phase.SERVING)
@@ -289,6 +293,8 @@ def _needed(beats: list[Beat]) -> list[Beat]:
 
 def _failed(message: str, process: Process) -> ServeError:
     error = ServeError(message)
-    tail: Sequence[str] = process.log_tail().splitlines()[-20:]
-    error.add_note("\n".join(["The end of Triton's log:", *tail]))
+    if process.refusal() is None:
+        # A model that says itself what is wrong needs no log beside it.
+        tail: Sequence[str] = process.log_tail().splitlines()[-20:]
+        error.add_note("\n".join(["The end of Triton's log:", *tail]))
     return error

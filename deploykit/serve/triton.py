@@ -42,7 +42,7 @@ _KEY: Final = "deploykit"
 
 # Triton's line on a model that didn't load; a Python traceback follows behind "At:", its line ends written as "\\n".
 _NOT_LOADED: Final = re.compile(
-    r"\"failed to load '(?P<model>[^']+)' version \d+: [^:]+: (?:TritonModelException: )?(?P<why>.*?)(?:\\n|\"$)",
+    r"\"failed to load '(?P<model>[^']+)' version \d+: [^:]+: (?P<own>TritonModelException: )?(?P<why>.*?)(?:\\n|\"$)",
     re.MULTILINE,
 )
 
@@ -161,6 +161,11 @@ class TritonProcess:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(max(self._log_begin, end - _TAIL_BYTES))
             return stream.read().decode(errors="replace")
+
+    def refusal(self) -> str | None:
+        """Return in a line why a model wouldn't load, where it said so itself; None where it didn't."""
+        found = _NOT_LOADED.search(self.log_tail())
+        return f"model {found['model']!r}: {found['why']}" if found and found["own"] else None
 
     def reason(self) -> str:
         """Return the most telling line of the log's end."""

@@ -195,7 +195,8 @@ def _beside(
 def _followed(decoder: Decoder, row: IntArray, answer: IntArray) -> FloatArray:
     """Return our logits [n + 1, V] behind a prompt and each of n tokens after it, step by step as runtimes run them.
 
-    In one piece they would differ by more than two runtimes do: a kernel for one row rounds otherwise than one for many.
+    In one piece they would differ by more than two runtimes do: a kernel for one row rounds otherwise than one for
+    many.
     """
     logits, past = decoder.run(row[None], np.ones((1, len(row)), np.int64))
     parts = [logits[0, -1:]]

@@ -83,9 +83,10 @@ def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
     ("arguments", "status", "said"),
     [
         (["generate", "nowhere", "hi"], 5, "not a deploykit artifact"),
+        (["generate", "nowhere", "hi", "--logprobs", "2"], 2, "--logprobs goes with --json"),
         (["serve", "nowhere"], 5, "nowhere"),
         (["serve", "nowhere", "--max-rows", "0"], 2, "max_rows must be at least 1, got 0"),
-        (["serve", "nowhere", "--cache-memory", "0"], 2, "cache_memory must be at least 1 bytes, got 0"),
+        (["serve", "nowhere", "--cache-memory", "0"], 2, "cache_memory must be at least 1 byte, got 0"),
         (["export", "nowhere", "-o", "out", "--throughput", "--until", "onnx"], 2, "throughput adds a quantized model"),
         (["inspect", "nowhere"], 5, "nothing there"),
         (["doctor", "nowhere"], 5, "no such folder"),

@@ -27,7 +27,7 @@ FAST = {"precision": "dynamic-int8", "mode": "throughput"}
         (FAST, ["...4 threads", "...was not measured on a text that the model knows"]),
         (
             {**FAST, "quality": {"perplexity_loss": 0.0123, "kl": 0.0015, "top1_agreement": 0.98}},
-            ["...4 threads", "...; perplexity +1.23% of fp32's, KL 1.5e-03"],
+            ["...4 threads", "...: perplexity +1.23% beside fp32, KL 1.5e-03"],
         ),
     ],
 )

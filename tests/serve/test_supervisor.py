@@ -31,6 +31,7 @@ class Scripted:
         self.ready, self.pid, self.beating = ready, pid or os.getpid(), beating
         self.open_requests = 0
         self.others: list[Beat] = []
+        self.refused: str | None = None
         self.calls: list[str] = []
         self._born = time.monotonic()
 
@@ -46,6 +47,9 @@ class Scripted:
     def kill(self) -> None:
         self.calls.append("kill")
         self.ended = -9
+
+    def refusal(self) -> str | None:
+        return self.refused
 
     def reason(self) -> str:
         return "out of luck"
@@ -154,6 +158,18 @@ def test_a_model_that_dies_while_the_server_starts_ends_the_start(watch: Callabl
     process.others.append(beat("n", load=1, pid=NOBODY, state=State.LOADING))
     with pytest.raises(ServeError, match="the backend of model 'n' has died: out of luck"):
         watch(process).start()
+
+
+@pytest.mark.parametrize("ended", [1, None])
+def test_a_model_that_says_why_it_wont_load_is_quoted_without_the_log(
+    ended: int | None, watch: Callable[..., Supervisor]
+) -> None:
+    process = Scripted(ready=False)
+    process.ended, process.refused = ended, "model 'n': too little memory"
+    process.others.append(beat("n", load=1, pid=NOBODY, state=State.LOADING))
+    with pytest.raises(ServeError, match=r"^Triton can't be started: model 'n': too little memory$") as caught:
+        watch(process).start()
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_what_keeps_dying_is_given_up(watch: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch) -> None:
