@@ -17,6 +17,7 @@ class Softmax:
 
     def __init__(self) -> None:
         self._given = self._made = np.empty(0, np.float32)
+        self._session: Any = None
         self._binding: Any = None
 
     def __call__(self, logits: FloatArray, *, peak: float, temperature: float = 1.0) -> FloatArray:
@@ -40,12 +41,14 @@ class Softmax:
             # In this order no temperature overflows, and rounding stays small beside the distance to the largest.
             np.subtract(logits, np.float32(peak), out=self._given)
             self._given /= np.float32(temperature)
-        _session().run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding)
         return self._made
 
     def _bind(self, size: int) -> None:
         self._given, self._made = np.empty(size, np.float32), np.empty(size, np.float32)
-        self._binding = _session().io_binding()
+        # Kept for the runs: where two threads come first at once, each opens one, and a binding fits its own alone.
+        self._session = _session()
+        self._binding = self._session.io_binding()
         self._binding.bind_input("x", "cpu", 0, np.float32, (size,), self._given.ctypes.data)
         self._binding.bind_output("y", "cpu", 0, np.float32, (size,), self._made.ctypes.data)
 
