@@ -63,7 +63,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
-            _within(name, getattr(self, name), low, high)
+            value = getattr(self, name)
+            if value is not None or getattr(SamplingParams, name) is not None:
+                # A value of another type would fail in the loop, where it would end everyone's requests.
+                _READERS[name](name, value)
+            _within(name, value, low, high)
         if self.top_p == 0:
             raise RequestError("top_p must be above 0 and at most 1, got 0")
         if self.min_tokens > self.max_tokens:
@@ -73,7 +77,7 @@ class SamplingParams:
         _check_tokens("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS)
         _check_tokens("logit_bias", [token for token, _ in self.logit_bias], MAX_BIASES)
         for token, bias in self.logit_bias:
-            _within(f"logit_bias of token {token}", bias, -100, 100)
+            _within(f"logit_bias of token {token}", _number("logit_bias of a token", bias), -100, 100)
 
     @property
     def effective_temperature(self) -> float:
@@ -131,6 +135,9 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
 
 
 def _check_texts(name: str, texts: Sequence[str], limit: int) -> None:
+    if isinstance(texts, str):
+        raise RequestError(f"{name} must be a list of texts, got {_shown(texts)}")
+    _texts(name, texts)
     if len(texts) > limit or not all(texts):
         raise RequestError(f"{name} must be at most {limit} texts, none empty; got {len(texts)}")
 
@@ -139,7 +146,7 @@ def _check_tokens(name: str, tokens: Sequence[int], limit: int) -> None:
     if len(tokens) > limit or len(set(tokens)) < len(tokens):
         raise RequestError(f"{name} must be at most {limit} token ids, all different; got {len(tokens)}")
     for token in tokens:
-        _within(f"{name}: a token id", token, 0, MAX_TOKENS)
+        _within(f"{name}: a token id", _integer(f"{name}: a token id", token), 0, MAX_TOKENS)
 
 
 def _integer(name: str, value: Any) -> int:

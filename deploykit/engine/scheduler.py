@@ -16,7 +16,7 @@ from typing import Final
 
 from deploykit.engine.job import Batch, Change, Drop, Job, Load, Move, Plan, Save
 from deploykit.engine.queueing import Line
-from deploykit.errors import QueueFullError
+from deploykit.errors import QueueFullError, RequestError
 
 CACHE_STEP: Final = 16
 """Tokens by which a row grows: with heads of 64 floats, a page of memory (4096 bytes)."""
@@ -68,8 +68,13 @@ class Scheduler:
         """Queue jobs: all of them, or none.
 
         Raises:
+            RequestError: they are more than may ever be open.
             QueueFullError: as many wait already as may.
         """
+        if len(jobs) > self._max_open:
+            raise RequestError(
+                f"n is {len(jobs)}, but at most {self._max_open} sequences may run and wait; ask for fewer"
+            )
         if self.running + self.waiting + len(jobs) > self._max_open:
             raise QueueFullError(
                 f"the queue is full: {self.running} requests run and {self.waiting} wait; try again later"
