@@ -3,9 +3,12 @@
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
 from typing import Final, Self
+
+from prometheus_client import Gauge
 
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
@@ -52,9 +55,9 @@ class Engine:
             cache_tokens=budget.tokens,
         )
         self._loop = Loop(decoder, scheduler, self.metrics, hooks or Hooks())
-        self.metrics.running.set_function(lambda: self.stats().running)
-        self.metrics.waiting.set_function(lambda: self.stats().waiting)
-        self.metrics.cache_usage.set_function(lambda: self.stats().used_tokens / budget.tokens)
+        self._show(self.metrics.running, lambda stats: stats.running)
+        self._show(self.metrics.waiting, lambda stats: stats.waiting)
+        self._show(self.metrics.cache_usage, lambda stats: stats.used_tokens / budget.tokens)
 
     @classmethod
     def open(
@@ -119,6 +122,7 @@ class Engine:
         tokens = read_prompt(prompt, self._codec, vocab_size=self._spec.vocab_size, context=self.context)
         check_params(params, vocab_size=self._spec.vocab_size)
         banned = self._spell(params.bad_words)
+        _check_terms(client, priority)
         deadline = _deadline(timeout)
 
         def answer(index: int) -> Answer:
@@ -208,6 +212,14 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _show(self, gauge: Gauge, read: Callable[[EngineStats], float]) -> None:
+        """Let a gauge read what goes on now.
+
+        Weakly: in a circle with its figures, an engine let go of would keep its weights until the collector comes by.
+        """
+        stats = weakref.WeakMethod(self.stats)
+        gauge.set_function(lambda: read(now()) if (now := stats()) else 0)
+
     @property
     def _eos(self) -> frozenset[int]:
         return frozenset(self._spec.eos_token_ids)
@@ -216,6 +228,14 @@ class Engine:
         if words and self._codec is None:
             raise RequestError("this model has no tokenizer, so it can't spell bad_words; use logit_bias")
         return bad_word_tokens(words, self._codec.spell) if words and self._codec else ()
+
+
+def _check_terms(client: object, priority: object) -> None:
+    # Of another type they would fail in the loop, where they would end everyone's requests.
+    if not isinstance(client, str):
+        raise RequestError(f"client must be a text, got {type(client).__name__}")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise RequestError(f"priority must be an integer, got {type(priority).__name__}")
 
 
 def _deadline(timeout: float | None) -> float | None:

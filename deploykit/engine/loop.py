@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -144,16 +145,22 @@ class Loop:
             while not self._closing:
                 self._hooks.on_beat()
                 self._turn()
-        except Exception as error:
+        except BaseException as error:
             failure = f"the engine stopped after a failure ({type(error).__name__}); start it again"
             # A traceback holds paths of this machine.
             _log.critical("%s", failure, exc_info=_log.isEnabledFor(logging.DEBUG))
         with self._changed:
             self._stopped = failure or _CLOSED
-            left = list(self._answers.values())
+            left = [answer for answer in self._answers.values() if answer.finish_reason is None]
         for answer in left:
-            self._end(answer, "error" if failure else "cancelled", failure)
-        self._hooks.on_step()
+            # What has failed may fail again; whoever waits for an answer is told all the same.
+            with suppress(Exception):
+                self._release(answer.job)
+            self._finish(answer, "error" if failure else "cancelled", failure)
+        with suppress(Exception):
+            self._hooks.on_step()
+        # Requests know the loop: it would go on with its memory for as long as that circle isn't found.
+        self._cancelled.clear()
 
     def _turn(self) -> None:
         """Schedule → run → sample → emit."""
@@ -236,27 +243,31 @@ class Loop:
             return
         try:
             answer.add(choice)
-        except Exception as error:
+        except BaseException as error:  # asyncio's CancelledError is no Exception
             self._abandon(answer, error)
         if answer.finish_reason:
             self._release(answer.job)
 
     def _end(self, answer: Answer, reason: FinishReason, error: str | None = None) -> None:
         self._release(answer.job)
+        self._finish(answer, reason, error)
+
+    def _finish(self, answer: Answer, reason: FinishReason, error: str | None) -> None:
         try:
             answer.end(reason, error)
-        except Exception as failure:
+        except BaseException as failure:
             self._abandon(answer, failure)
 
-    def _abandon(self, answer: Answer, error: Exception) -> None:
+    def _abandon(self, answer: Answer, error: BaseException) -> None:
         """Finish an answer whose listener can't be told anything any more."""
         _log.error("a request ends, since its listener failed: %s", type(error).__name__)
-        answer.finish_reason = "error"
+        answer.abandon()
 
     def _release(self, job: Job) -> None:
-        """Free a job's row."""
+        """Free a job's row; where that fails, its answer stays among the open ones, to be told that the loop ends."""
         with self._changed:
-            del self._answers[job]
             changes = self._scheduler.remove(job)
         for change in changes:
             self._decoder.apply(change)
+        with self._changed:
+            del self._answers[job]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal
 
 from deploykit.engine.job import Job
@@ -131,6 +130,11 @@ class Answer:
         self._finish(reason)
         self._tell(text, (), (), error)
 
+    def abandon(self) -> None:
+        """Finish without a word, if it hasn't yet: its listener can't be told."""
+        if self.finish_reason is None:
+            self._finish("error")
+
     def _finish(self, reason: FinishReason | None) -> None:
         self.finish_reason = reason
         if reason:
@@ -148,7 +152,8 @@ class Answer:
 
     def _rest(self) -> str:
         """Return the text held back so far, now that nothing follows."""
-        return self._gate.finish(self._text.finish()) if self._text else ""
+        text = self._text.finish() if self._text else ""
+        return text if self._num_output <= self._least else self._gate.finish(text)
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None or self._logprob is None:
@@ -164,7 +169,7 @@ class Answer:
         )
 
     def _name(self, token: int) -> str:
-        return token_text(self._codec, token) if self._codec else ""
+        return self._codec.name(token) if self._codec else ""
 
     def _tell(
         self, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], error: str | None = None
@@ -198,11 +203,5 @@ class Request:
 
     def cancel(self) -> None:
         """End the request at the next step, from any thread; what has finished already isn't changed."""
-        self._on_cancel(self)
-
-
-@lru_cache(maxsize=65536)
-def token_text(codec: Codec, token: int) -> str:
-    """Return the text of a token that stands between others; replacement characters for a part of a character."""
-    # Twice, less once: at a text's beginning some tokenizers drop a token's leading space.
-    return codec.decode([token, token])[len(codec.decode([token])) :]
+        if not self.finished:
+            self._on_cancel(self)

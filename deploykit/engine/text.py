@@ -37,6 +37,7 @@ class Codec:
             token for text, token in vocabulary.items() if falls_back and _BYTE_TOKEN.fullmatch(text)
         )
         """Tokens that stand for one byte; a run of them is decoded as one."""
+        self._names: dict[int, str] = {}
 
     @classmethod
     def open(cls, file: Path) -> Self:
@@ -71,6 +72,13 @@ class Codec:
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, specials left out."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def name(self, token: int) -> str:
+        """Return the text of a token that stands between others; replacement characters for a part of a character."""
+        if token not in self._names:
+            # Twice, less once: at a text's beginning some tokenizers drop a token's leading space.
+            self._names[token] = self.decode([token, token])[len(self.decode([token])) :]
+        return self._names[token]
 
 
 def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size: int, context: int) -> list[int]:
