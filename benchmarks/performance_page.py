@@ -27,12 +27,14 @@ def _goals(figures: Mapping[str, Any]) -> str:
         (
             found["title"],
             found["goal"],
-            f"**{found['reached']:.2f}** ({found['low']:.2f}–{found['high']:.2f})",
+            f"**{found['reached']:.3f}** ({found['low']:.2f}–{found['high']:.2f})",
             "met" if found["met"] else _missed(found),
             found["how"],
         )
         for found in figures.get("verdicts", [])
     ]
+    if not rows:
+        return ""
     head = "## Goals\n\nRatios: the median of the rounds, the lowest and the highest.\n\n"
     return head + _table(("work", "goal", "reached", "", "compared"), rows)
 
@@ -40,7 +42,8 @@ def _goals(figures: Mapping[str, Any]) -> str:
 def _missed(found: Mapping[str, Any]) -> str:
     goal = float(found["goal"].split()[1])
     away = abs(found["reached"] / goal - 1)
-    return f"missed by {away:.0%}" if away >= 0.005 else "missed: quality or rounding"
+    reached = found["reached"] >= goal if found["goal"].startswith("≥") else found["reached"] <= goal
+    return "missed: at a lower quality" if reached else f"missed by {away:.1%}"
 
 
 def _speed(figures: Mapping[str, Any]) -> str:

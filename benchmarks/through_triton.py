@@ -47,7 +47,7 @@ def _alternate(inside: Contender, outside: Streams, prompts: list[str], rounds: 
     found: dict[str, dict[str, list[float]]] = {}
     for number in range(rounds):
         for streams, count in LOADS.items():
-            row = found.setdefault(f"{streams} streams", defaultdict(list))
+            row = found.setdefault("1 stream" if streams == 1 else f"{streams} streams", defaultdict(list))
             for way in ("in-process", "triton") if number % 2 else ("triton", "in-process"):
                 if way == "in-process":
                     row[way].append(inside.rate(prompts[:count], streams, NEW))

@@ -67,8 +67,8 @@ class Streams:
             got = b""
             while not got.endswith(END):
                 got += connection.recv(1 << 16)
-        last = [line for line in got.split(b"\n") if line.startswith(b"data: ")][-1]
-        return int(json.loads(last.removeprefix(b"data: "))["num_output_tokens"])
+        events = [json.loads(line.removeprefix(b"data: ")) for line in got.split(b"\n") if line.startswith(b"data: ")]
+        return sum(int(event["num_output_tokens"]) for event in events)
 
     def _request(self, prompt: str, parameters: dict[str, Any]) -> bytes:
         body = json.dumps({"text_input": prompt, "stream": True, **parameters}).encode()

@@ -6,7 +6,7 @@ from typing import Any
 
 from goals import GOALS, Verdict, compare, judge
 
-TRITON = {"1 streams": 0.95, "8 streams": 0.90, "16 streams": 0.88}
+TRITON = {"1 stream": 0.95, "8 streams": 0.90, "16 streams": 0.88}
 BANDWIDTH = {"int8": 0.70, "int4": 0.60}
 STALLS = 0.25
 MEMORY = 1.15
