@@ -82,7 +82,7 @@ class _Candidate:
 
 
 def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
-    """Return what is measured: weight-only precisions, none of which lets a request's neighbours change its tokens."""
+    """Return what is measured: precisions that keep activations in fp32 between products."""
     int8 = QuantizeConfig(precision=FALLBACK, symmetric=config.symmetric)
     int4 = replace(int8, precision="int4", more_bits=config.more_bits, head_bits=config.head_bits)
     gptq = replace(int4, rounding="gptq", calibration=config.calibration)

@@ -106,11 +106,15 @@ def tell_model(model: str, facts: Mapping[str, Any]) -> None:
         return
     click.echo(
         f"{'model':<8} {model} (version {facts['version']}): {facts['precision']}, {facts['mode']}, "
-        f"{facts['rows']} rows of {facts['context']} tokens in {spell_bytes(facts['cache_bytes'])}, "
-        f"{facts['threads']} {'thread' if facts['threads'] == 1 else 'threads'}"
+        f"{_count(facts['rows'], 'row')} of {facts['context']} tokens in {spell_bytes(facts['cache_bytes'])}, "
+        f"{_count(facts['threads'], 'thread')}"
     )
     if facts["mode"] == "throughput":
         click.echo(f"{'':<8} {_cost(facts)}")
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name if number == 1 else f'{name}s'}"
 
 
 def _cost(facts: Mapping[str, Any]) -> str:
