@@ -34,9 +34,14 @@ def test_n_answers_differ_and_the_first_is_that_of_n_1(engine: Engine) -> None:
 
 def test_n_answers_are_queued_together_or_not_at_all(llama: Artifact) -> None:
     with Engine.open(llama.path, EngineConfig(max_rows=2, max_queue=1, threads=1)) as engine:
+        go_on = threading.Event()
+        engine.submit("y", replace(WARM, max_tokens=1), on_event=each(lambda _: go_on.wait(30)))
         with pytest.raises(QueueFullError):
-            engine.submit("x", replace(WARM, n=4), on_event=lambda _: None)
-        assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+            engine.submit("x", replace(WARM, n=3), on_event=lambda _: None)
+        assert engine.stats().running + engine.stats().waiting == 1
+        go_on.set()
+        while engine.stats().running or engine.stats().waiting:
+            time.sleep(0.001)
         assert len(engine.choices("x", replace(WARM, n=3))) == 3
 
 
