@@ -50,7 +50,15 @@ def test_cancelling_frees_the_row_and_disturbs_nobody(engine: Engine) -> None:
 
 def test_leaving_a_stream_early_cancels_it(engine: Engine) -> None:
     left = threading.Event()
-    engine.submit("x", LONG, on_event=each(lambda event: event.num_output_tokens < 5 or left.wait(30)))
+
+    def wait(event: Event) -> None:
+        """First for the other to be here, so that its first token is among the next; then for it to be gone."""
+        if event.num_output_tokens == 1:
+            until(lambda: engine.stats().waiting == 1)
+        elif event.num_output_tokens == 5:
+            left.wait(30)
+
+    engine.submit("x", LONG, on_event=wait)
     stream = engine.stream("def ", LONG)
     next(stream)
     stream.close()
