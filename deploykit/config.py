@@ -46,6 +46,13 @@ def _at_least(name: str, value: float, least: float, unit: str = "") -> None:
         raise ConfigError(f"{name} must be at least {least}{unit and ' ' + unit}, got {value}")
 
 
+def _whole(name: str, value: object, least: int, unit: str = "") -> None:
+    # Settings of an engine come from JSON, too.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    _at_least(name, value, least, unit)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """How to read a checkpoint and turn it into ONNX."""
@@ -208,13 +215,13 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _choice("mode", self.mode, Mode)
         for name in ("max_rows", "max_queue", "prefill_chunk"):
-            _at_least(name, getattr(self, name), 1)
+            _whole(name, getattr(self, name), 1)
         if self.max_context is not None:
-            _at_least("max_context", self.max_context, 2, "tokens")
+            _whole("max_context", self.max_context, 2, "tokens")
         if self.cache_memory is not None:
-            _at_least("cache_memory", self.cache_memory, 1, "byte")
+            _whole("cache_memory", self.cache_memory, 1, "byte")
         if self.threads is not None:
-            _at_least("threads", self.threads, 1)
+            _whole("threads", self.threads, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

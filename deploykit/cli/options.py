@@ -56,7 +56,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 throughput = click.option(
     "--throughput",
     is_flag=True,
-    help="Pack a dynamic-int8 model as well, for `serve --mode throughput`: faster in batches, about twice the size.",
+    help="Pack a dynamic-int8 model as well, for `serve --mode throughput`: faster in batches, twice the weights.",
 )
 
 artifact = click.argument("artifact", type=click.Path(path_type=Path))
@@ -79,7 +79,7 @@ running = _all(
         type=choices(Mode),
         default=None,
         help="What runs: the precision it was exported to serve, or dynamic-int8, which export --throughput adds: "
-        f"faster in batches, and rounded more.  [default: {EngineConfig.mode}]",
+        f"faster in batches, and rounded more.  [default: {_UNSET}, {EngineConfig.mode}]",
     ),
     click.option(
         "--cache-memory",

@@ -38,7 +38,7 @@ def engine_config(parameters: Parameters, environment: Mapping[str, str]) -> Eng
             settings[name] = _read("config.pbtxt", name, value["string_value"])
     for name, value in _overrides(environment.get(ENGINE_VARIABLE, "{}")).items():
         _check_name(ENGINE_VARIABLE, name)
-        settings[name] = value
+        settings[name] = _read(ENGINE_VARIABLE, name, value) if isinstance(value, str) else value
     return EngineConfig(**(_shares(int(environment.get(ENGINES_VARIABLE, "1"))) | settings))
 
 

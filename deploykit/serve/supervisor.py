@@ -21,6 +21,8 @@ DRAINED: Final = 4.0
 it until its exit timeout, and all is to be over 5 s after the last token."""
 STABLE: Final = 60.0
 """Seconds of service after which earlier deaths no longer count."""
+LAST_WORDS: Final = 1.0
+"""Seconds at most that Triton gets to say why a model didn't load."""
 MAX_DEATHS: Final = 5
 """Deaths in a row, each within `STABLE` seconds of service, after which restarting is no remedy."""
 MAX_PAUSE: Final = 8.0
@@ -210,6 +212,7 @@ class Supervisor:
                 return process.refusal() or f"{process.reason()} (exit status {process.status()})"
             trouble = self._dead(process.beats())
             if trouble:
+                self._hear_out(process)
                 return process.refusal() or f"{trouble}: {process.reason()}"
             if process.is_ready():
                 self._probed = time.monotonic()
@@ -219,6 +222,13 @@ class Supervisor:
             if time.monotonic() > deadline:
                 return f"not ready after {self._config.startup_timeout:.0f} s; raise --startup-timeout if it is large"
         return None
+
+    def _hear_out(self, process: Process) -> None:
+        """Wait a moment for what Triton says of a model whose backend has gone: it writes that afterwards."""
+        end = time.monotonic() + LAST_WORDS
+        while process.status() is None and process.refusal() is None and time.monotonic() < end:
+            if self._stop.wait(POLL):
+                return
 
     def _serve(self, process: Process) -> str | None:
         """Watch until something is wrong, and return what; or end the server when asked to, and return None."""

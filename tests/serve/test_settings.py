@@ -34,6 +34,9 @@ def test_the_environment_counts_more_than_the_file_and_both_more_than_the_defaul
     written = parameters(max_rows="3", max_queue="5", cache_memory="2MiB", FORCE_CPU_ONLY_INPUT_TENSORS="no")
     given = {ENGINE_VARIABLE: json.dumps({"max_rows": 4, "mode": "throughput"})}
     assert engine_config(written, given) == EngineConfig(max_rows=4, max_queue=5, cache_memory=2**21, mode="throughput")
+    # The environment spells an amount of memory as the option does, or in bytes.
+    for amount in ("3MiB", 3 * 2**20):
+        assert engine_config({}, {ENGINE_VARIABLE: json.dumps({"cache_memory": amount})}).cache_memory == 3 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,10 @@ def test_the_environment_counts_more_than_the_file_and_both_more_than_the_defaul
         ({}, {ENGINE_VARIABLE: "{"}, "DEPLOYKIT_ENGINE is not valid JSON"),
         ({}, {ENGINE_VARIABLE: "[]"}, "DEPLOYKIT_ENGINE must be a JSON object, got list"),
         ({}, {ENGINE_VARIABLE: '{"max_rows": 0}'}, "max_rows must be at least 1"),
+        ({}, {ENGINE_VARIABLE: '{"max_rows": 4.5}'}, r"max_rows must be a whole number, got 4\.5"),
+        ({}, {ENGINE_VARIABLE: '{"max_queue": null}'}, "max_queue must be a whole number, got None"),
+        ({}, {ENGINE_VARIABLE: '{"threads": true}'}, "threads must be a whole number, got True"),
+        ({}, {ENGINE_VARIABLE: '{"cache_memory": "much"}'}, "DEPLOYKIT_ENGINE: parameter cache_memory: 'much' is no"),
     ],
 )
 def test_what_can_not_be_is_named(written: Any, environment: dict[str, str], message: str) -> None:
