@@ -54,10 +54,11 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours int8 block 128": ("int8", {"block_size": 128}),
     "ours int4": ("int4", {}),
     "ours int4 block 128 GPTQ": ("int4", {"block_size": 128}),
+    "ours int4 all, block 128 GPTQ": ("int4", {"block_size": 128, "head_bits": 4}),
     "ours dynamic-int8": ("dynamic-int8", {}),
 }
 """Our precisions, and what of quantizing decides their speed."""
-ROUNDED: dict[str, dict[str, Any]] = {"ours int4 block 128 GPTQ": {"rounding": "gptq"}}
+ROUNDED: dict[str, dict[str, Any]] = {name: {"rounding": "gptq"} for name in OURS if name.endswith("GPTQ")}
 """What decides their quality only, so that random weights go without."""
 
 

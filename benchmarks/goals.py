@@ -16,7 +16,7 @@ SMALL = 1e-3
 standard error that 8192 tokens leave. All weights in 8 bits stay below it; int4 costs twenty times as much."""
 
 INT8 = ("ours int8", "ours int8 block 128")
-INT4 = ("ours int4", "ours int4 block 128 GPTQ")
+INT4 = ("ours int4", "ours int4 block 128 GPTQ", "ours int4 all, block 128 GPTQ")
 DYNAMIC = ("ours dynamic-int8",)
 ALL = INT8 + INT4 + DYNAMIC
 PEERS = ("genai int4", "llama.cpp q4_0", "llama.cpp q8_0")
