@@ -110,7 +110,7 @@ class Client:
             prompt: the text to continue.
             stream: whether to return the pieces as they are generated, instead of the whole at the end.
             timeout: seconds until the whole answer must be there; the client's own where None.
-            sampling: `max_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `ignore_eos`; see `Sampling`.
+            sampling: `max_tokens`, `temperature`, `top_p`, `seed`, `stop` and the other fields of `Sampling`.
 
         Raises:
             ClientError: the call failed; with `stream`, this comes while the stream is read.

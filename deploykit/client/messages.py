@@ -23,6 +23,8 @@ _SWITCHES: Final = (
     "return_num_input_tokens",
     "return_num_output_tokens",
 )
+_NOT_READ: Final = frozenset({"n", "logprobs"})
+"""Parameters whose answers a `Completion` has no room for."""
 _UNFINISHED: Final = ("", "None")
 """`finish_reason` of a response that isn't the last; the vLLM backend writes Python's None."""
 
@@ -44,6 +46,26 @@ class Sampling(TypedDict, total=False):
     """Texts that end the answer; they are not part of it."""
     ignore_eos: bool
     """Whether to go on past the model's end-of-text token."""
+    min_tokens: int | None
+    """Tokens to generate at least."""
+    min_p: float | None
+    """Choose among tokens at least this share as likely as the likeliest only."""
+    repetition_penalty: float | None
+    """Above 1, tokens of prompt and answer are less likely."""
+    presence_penalty: float | None
+    """Taken from the logits of the answer's tokens."""
+    frequency_penalty: float | None
+    """The same, times how often they are in it."""
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits, by token id."""
+    bad_words: Sequence[str] | None
+    """Texts that the answer must not hold."""
+    stop_token_ids: Sequence[int] | None
+    """Tokens that end the answer; they are not part of it."""
+    client: str | None
+    """Whose request it is: those who ask share the model evenly."""
+    priority: int | None
+    """Lower goes first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +154,8 @@ def generation_request(model: str, prompt: str, sampling: Mapping[str, Any], *, 
     for name in _SWITCHES:
         _add_flag(request, name, True)
     parameters = {name: _plain(name, value) for name, value in sampling.items() if value is not None}
+    for name in sorted(_NOT_READ & parameters.keys()):
+        raise InvalidRequestError(f"{name} asks for more than this client reads; leave it out, or ask Triton over HTTP")
     if parameters:
         _add_text(request, "sampling_parameters", json.dumps(parameters).encode())
     return request
@@ -252,8 +276,12 @@ def _utf8(name: str, text: object) -> bytes:
 
 
 def _plain(name: str, value: object) -> object:
-    if name == "stop" and not isinstance(value, str | bytes) and isinstance(value, Sequence):
-        return [_utf8("stop", text).decode() for text in value]
+    if name in ("stop", "bad_words") and not isinstance(value, str | bytes) and isinstance(value, Sequence):
+        return [_utf8(name, text).decode() for text in value]
+    if name == "stop_token_ids" and isinstance(value, list | tuple):
+        return [_plain(name, token) for token in value]
+    if name == "logit_bias" and isinstance(value, Mapping):
+        return {str(token): _plain(name, bias) for token, bias in value.items()}
     if not isinstance(value, str | int | float):
         raise InvalidRequestError(f"{name} must be a plain number, bool or str, got {type(value).__name__}")
     return value

@@ -1,5 +1,6 @@
 """Requests and responses, without a server."""
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,17 @@ def test_only_parameters_that_were_given_are_sent() -> None:
     assert sent["stream"] is False
 
 
+def test_lists_and_biases_are_sent_as_json() -> None:
+    sampling = {"bad_words": ("a", "b"), "stop_token_ids": (3, 4), "logit_bias": {7: -1.5}, "n": None, "client": "me"}
+    sent = inputs(generation_request("m", "hi", sampling, stream=False))
+    assert json.loads(sent["sampling_parameters"]) == {
+        "bad_words": ["a", "b"],
+        "stop_token_ids": [3, 4],
+        "logit_bias": {"7": -1.5},
+        "client": "me",
+    }
+
+
 @pytest.mark.parametrize(
     ("prompt", "sampling", "match"),
     [
@@ -52,6 +64,11 @@ def test_only_parameters_that_were_given_are_sent() -> None:
         ("hi", {"max_tokens": object()}, "max_tokens must be a plain number.*got object"),
         ("hi", {"stop": ["x", 3]}, "stop must be a str, got int"),
         ("hi", {"stop": b"x"}, "stop must be .*got bytes"),
+        ("hi", {"bad_words": [3]}, "bad_words must be a str, got int"),
+        ("hi", {"stop_token_ids": [b"x"]}, "stop_token_ids must be a plain number.*got bytes"),
+        ("hi", {"logit_bias": {5: [1]}}, "logit_bias must be a plain number.*got list"),
+        ("hi", {"n": 2}, "n asks for more than this client reads"),
+        ("hi", {"logprobs": 0}, "logprobs asks for more than this client reads"),
     ],
 )
 def test_names_what_can_not_be_sent(prompt: Any, sampling: dict[str, Any], match: str) -> None:
