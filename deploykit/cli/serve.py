@@ -74,7 +74,9 @@ def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
         progress("start Triton", 1, 1)
     with server:
         if as_json:
-            console.print_json(_addresses(server) | {"pid": os.getpid(), "models": server.models})
+            console.print_json(
+                _addresses(server) | {"pid": os.getpid(), "models": server.models, "facts": server.facts()}
+            )
         else:
             _welcome(server)
         server.wait(on_reload=lambda outcome: _tell_reload(server, outcome, as_json=as_json))
@@ -106,7 +108,8 @@ def tell_model(model: str, facts: Mapping[str, Any]) -> None:
         return
     click.echo(
         f"{'model':<8} {model} (version {facts['version']}): {facts['precision']}, {facts['mode']}, "
-        f"{_count(facts['rows'], 'row')} of {facts['context']} tokens in {spell_bytes(facts['cache_bytes'])}, "
+        f"{_count(facts['rows'], 'row')} of up to {facts['context']} tokens, "
+        f"{spell_bytes(facts['cache_bytes'])} of cache, "
         f"{_count(facts['threads'], 'thread')}"
     )
     if facts["mode"] == "throughput":

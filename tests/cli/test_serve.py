@@ -16,14 +16,15 @@ FACTS = {
     "threads": 4,
     "quality": {},
 }
+BEGINNING = "model    writer (version 3): int8, deterministic"
 FAST = {"precision": "dynamic-int8", "mode": "throughput"}
 
 
 @pytest.mark.parametrize(
     ("facts", "lines"),
     [
-        ({}, ["model    writer (version 3): int8, deterministic, 16 rows of 2048 tokens in 1.5 GiB, 4 threads"]),
-        ({"threads": 1, "rows": 1, "cache_bytes": 1000}, ["... 1 row of 2048 tokens in 1000 B, 1 thread"]),
+        ({}, [f"{BEGINNING}, 16 rows of up to 2048 tokens, 1.5 GiB of cache, 4 threads"]),
+        ({"threads": 1, "rows": 1, "cache_bytes": 1000}, ["... 1 row of up to 2048 tokens, 1000 B of cache, 1 thread"]),
         (FAST, ["...4 threads", "...was not measured on a text that the model knows"]),
         (
             {**FAST, "quality": {"perplexity_loss": 0.0123, "kl": 0.0015, "top1_agreement": 0.98}},
