@@ -69,9 +69,10 @@ class ConcatenatedDecoder:
             **{spec.name: tensor for spec, tensor in zip(self._past, block.tensors, strict=True)},
         }
         logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
+        # First, since it may fail for want of memory: the rows then run again, one by one, on what they had.
+        rows: FloatArray = logits.numpy()[:, -1]
         grown = _Block(batch.jobs, tuple(present), total)
         self._blocks.update(dict.fromkeys(batch.jobs, grown))
-        rows: FloatArray = logits.numpy()[:, -1]
         return rows
 
     def apply(self, change: Change) -> int:

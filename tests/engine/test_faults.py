@@ -9,17 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event as Flag
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from engines import SMALL, each, events_of, open_engine, poisoned
+from engines import SMALL, Ask, each, events_of, open_engine, poisoned, together, tokens_of
 
 import deploykit.engine.softmax as softmax_module
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
 from deploykit.engine import Engine, EngineError, Event, QueueFullError, SamplingParams
+from deploykit.engine.concatenated import ConcatenatedDecoder
 from deploykit.engine.job import Change
 from deploykit.engine.softmax import Softmax
 from deploykit.errors import RequestError
@@ -191,3 +192,29 @@ def test_each_softmax_runs_on_the_session_it_is_bound_to(monkeypatch: pytest.Mon
     softmax = Softmax()
     rows = [softmax(np.zeros(size, np.float32), peak=0.0)[0] for size in (4, 4, 8)]
     assert rows == [0.25, 0.25, 0.125]
+
+
+def test_rows_run_again_on_what_they_had_where_logits_found_no_room(
+    gpt2: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRoom:
+        def numpy(self) -> None:
+            raise MemoryError
+
+    with open_engine(gpt2, cache="concatenated") as engine:
+        asks: list[Ask] = [(prompt, LONG) for prompt in ("def ", "x", "import")]
+        alone = [engine.generate(*ask).token_ids for ask in asks]
+        session = cast("ConcatenatedDecoder", engine._loop._decoder)._session
+        whole, failed = session.run_with_ort_values, list[int]()
+
+        def run(outputs: list[str], feeds: dict[str, Any]) -> list[Any]:
+            logits, *present = whole(outputs, feeds)
+            rows = feeds["input_ids"].shape()[0]
+            if rows > 1 and len(failed) < 3:
+                failed.append(rows)
+                return [NoRoom(), *present]
+            return [logits, *present]
+
+        monkeypatch.setattr(session, "run_with_ort_values", run)
+        assert [tokens_of(events) for events in together(engine, asks)] == alone
+        assert len(failed) == 3
