@@ -15,6 +15,9 @@ SMALL = 1e-3
 """Divergence counts as equal within 5 %, and below this many nats: perplexity then grows by 0.1 % at most, twice the
 standard error that 8192 tokens leave. All weights in 8 bits stay below it; int4 costs twenty times as much."""
 
+ONE_BATCH = ", one batch"
+"""Ends the name of genai's other way, which runs the same model."""
+
 INT8 = ("ours int8", "ours int8 block 128")
 INT4 = ("ours int4", "ours int4 block 128 GPTQ", "ours int4 all, block 128 GPTQ")
 DYNAMIC = ("ours dynamic-int8",)
@@ -109,7 +112,9 @@ def _beside(goal: Goal, peer: str, rates: Mapping[str, Sequence[float]], costs: 
     allowed = [
         name
         for name in goal.ours
-        if as_good(name, peer, costs) and (not goal.independent or costs[name]["same_beside_others"] == 1)
+        if name in costs
+        and as_good(name, peer, costs)
+        and (not goal.independent or costs[name]["same_beside_others"] == 1)
     ]
     ours = max(allowed or goal.ours, key=lambda name: statistics.median(rates[name]))
     ratios = [mine / theirs for mine, theirs in zip(rates[ours], rates[peer], strict=True)]
@@ -122,5 +127,5 @@ def _beside(goal: Goal, peer: str, rates: Mapping[str, Sequence[float]], costs: 
 
 def as_good(name: str, peer: str, costs: Costs) -> bool:
     """Return whether the first costs no more than the second; a way of running a model costs what the model does."""
-    mine, theirs = (costs[who.split(",")[0]]["kl"] for who in (name, peer))
+    mine, theirs = (costs[who.removesuffix(ONE_BATCH)]["kl"] for who in (name, peer))
     return mine <= max(theirs * EQUAL, SMALL)
