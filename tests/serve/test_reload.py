@@ -312,10 +312,11 @@ def test_two_artifacts_stream_at_once_and_a_signal_reloads_what_has_changed(
         assert process.stdout
         assert process.stderr
         http_url, grpc_url = (line.split()[1] for line in lines[:2])
-        assert [line.split(" in ")[0] for line in lines[4:6]] == [
-            f"model    {name} (version 1): fp32, deterministic, 3 rows of 128 tokens" for name in ("other", "tiny")
+        assert [line.rsplit(", ", 2)[0] for line in lines[4:6]] == [
+            f"model    {name} (version 1): fp32, deterministic, 3 rows of up to 128 tokens"
+            for name in ("other", "tiny")
         ]
-        assert all(line.endswith(" KiB, 1 thread\n") for line in lines[4:6])
+        assert all(line.endswith(" KiB of cache, 1 thread\n") for line in lines[4:6])
         streams = [Stream(http_url, "tiny"), Stream(http_url, "other")]
         for stream in streams:
             stream.join()
