@@ -1,6 +1,6 @@
 """The cache by concatenation: each step returns past and new as new tensors. For graphs traced from PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,15 @@ class ConcatenatedDecoder:
         *,
         rows: int,  # noqa: ARG002 -- grows as needed
         capacity: int,  # noqa: ARG002
-        cache_bytes: int,  # noqa: ARG002 -- keeps nothing of the dead
+        cache_bytes: int,
     ) -> None:
         self._session = session
         self._past = list(spec.past())
         self._keep = {LOGITS_TO_KEEP: _value(np.array(1, np.int64))} if spec.logits_to_keep else {}
         self._outputs = [LOGITS, *(tensor.name for tensor in spec.present())]
         self._bytes_per_token = spec.cache_bytes_per_token()
+        self._room = cache_bytes // self._bytes_per_token
+        """Tokens that all blocks may hold, padding included."""
         self._spill = Spill()
         self._blocks: dict[Job, _Block] = {}
         """The block that holds a job's keys and values."""
@@ -54,11 +56,23 @@ class ConcatenatedDecoder:
     def cache_bytes(self) -> int:
         """Memory that keys and values take now."""
         # Asked for by other threads too: the list is made in one go.
-        blocks = {id(block): block for block in list(self._blocks.values())}.values()
-        return sum(len(block.jobs) * block.length * self._bytes_per_token for block in blocks)
+        return _size(list(self._blocks.values())) * self._bytes_per_token
 
     def run(self, batch: Batch) -> FloatArray:
         """Return the logits of each row's last token, [B, V]."""
+        others = _size(block for job, block in list(self._blocks.items()) if job not in batch.jobs)
+        parts = [Batch(first_row=0, jobs=jobs, new=batch.new) for jobs in grouped(batch, self._room - others)]
+        # All of them first, since any may fail: the rows then run again, one by one, on what they had.
+        done = [self._run(part) for part in parts]
+        for _, grown in done:
+            self._blocks.update(dict.fromkeys(grown.jobs, grown))
+        if len(done) == 1:
+            return done[0][0]
+        rows = {job: row for logits, grown in done for job, row in zip(grown.jobs, logits, strict=True)}
+        return np.stack([rows[job] for job in batch.jobs])
+
+    def _run(self, batch: Batch) -> tuple[FloatArray, _Block]:
+        """Return the logits of rows that run together, [B, V], and their keys and values."""
         block = self._block_of(batch.jobs)
         total = block.length + batch.new
         mask = (np.arange(total) >= total - np.array(batch.totals)[:, None]).astype(np.int64)
@@ -69,11 +83,7 @@ class ConcatenatedDecoder:
             **{spec.name: tensor for spec, tensor in zip(self._past, block.tensors, strict=True)},
         }
         logits, *present = self._session.run_with_ort_values(self._outputs, feeds)
-        # First, since it may fail for want of memory: the rows then run again, one by one, on what they had.
-        rows: FloatArray = logits.numpy()[:, -1]
-        grown = _Block(batch.jobs, tuple(present), total)
-        self._blocks.update(dict.fromkeys(batch.jobs, grown))
-        return rows
+        return logits.numpy()[:, -1], _Block(batch.jobs, tuple(present), total)
 
     def apply(self, change: Change) -> int:
         """Set a row aside, bring it back, or let go of it; see `Decoder.apply`."""
@@ -119,6 +129,32 @@ class ConcatenatedDecoder:
         for spec in self._past:
             _, heads, _, size = spec.shape
             yield _value(np.empty((1, int(heads), length, int(size)), spec.dtype))
+
+
+def grouped(batch: Batch, room: int) -> list[tuple[Job, ...]]:
+    """Return a batch's jobs in groups that run one after the other, as few as find room for their padding.
+
+    Short rows are padded to the longest of their group: a long one beside many short ones could take as much as that
+    many long ones. Where all run alone nothing is padded, and that fits.
+    """
+    if len(batch.jobs) * max(batch.totals) <= room:
+        return [batch.jobs]
+    groups = [sorted(zip(batch.totals, batch.jobs, strict=True), key=lambda entry: -entry[0])]
+    while sum(len(group) * group[0][0] for group in groups) > room:
+        saved, place, cut = max(
+            ((len(group) - cut) * (group[0][0] - group[cut][0]), place, cut)
+            for place, group in enumerate(groups)
+            for cut in range(len(group))
+        )
+        if not saved:
+            break
+        groups[place : place + 1] = [groups[place][:cut], groups[place][cut:]]
+    return [tuple(job for _, job in group) for group in groups]
+
+
+def _size(blocks: Iterable[_Block]) -> int:
+    """Return how many tokens blocks hold, padding included; a block that comes twice counts once."""
+    return sum(len(block.jobs) * block.length for block in {id(block): block for block in blocks}.values())
 
 
 def _parts(block: _Block, job: Job, length: int) -> Iterator[NDArray[Any]]:

@@ -69,6 +69,26 @@ def test_the_cache_takes_no_more_than_it_may(llama: Artifact) -> None:
         assert max(taken for taken, _ in seen) <= most + page_ends, "heads this small share no page, and fill none"
 
 
+def test_padding_takes_no_more_than_the_cache_may(gpt2: Artifact) -> None:
+    """One long row beside seven short ones, which one tensor would pad to its length."""
+    each = gpt2.manifest.decoder.cache_bytes_per_token()
+    asks: list[Ask] = [
+        ([7] * size, SamplingParams(max_tokens=20, ignore_eos=True)) for size in (90, 1, 2, 3, 4, 30, 5, 6)
+    ]
+    with open_engine(gpt2, cache="concatenated") as roomy:
+        alone = [roomy.generate(*ask).token_ids for ask in asks]
+    with open_engine(gpt2, replace(SMALL, cache_memory=cache_for(gpt2, 336)), cache="concatenated") as tight:
+        seen: list[tuple[int, int]] = []
+
+        def look(_: object) -> None:
+            seen.append((tight.stats().cache_bytes // each, tight.stats().running))
+
+        together(tight, asks, listeners={0: look})
+        assert max(running for _, running in seen) == 8
+        assert 200 < max(tokens for tokens, _ in seen) <= 336
+        assert [tokens_of(events) for events in together(tight, asks)] == alone
+
+
 def test_a_prompt_that_no_cache_could_hold_is_refused(llama: Artifact) -> None:
     with Engine.open(llama.path, EngineConfig(cache_memory=cache_for(llama, 64), threads=1)) as engine:
         assert engine.context == 64
