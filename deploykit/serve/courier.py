@@ -99,6 +99,9 @@ class Courier:
         except BaseException:
             self._forget(delivery)
             raise
+        if delivery.unwanted:
+            # Its first event came before this: the courier found nothing to cancel, and may never look again.
+            delivery.request.cancel()
 
     def step(self) -> None:
         """Hand over the events of a step, from the engine's thread."""

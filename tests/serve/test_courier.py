@@ -196,6 +196,22 @@ def test_one_choices_error_ends_the_request(scene: Scene) -> None:
     assert caller.got == ["the model failed on this request; the server's log says more"]
 
 
+def test_an_error_that_comes_while_a_request_is_submitted_cancels_its_other_choices(scene: Scene) -> None:
+    caller = Caller()
+    made: list[Running] = []
+
+    def submit(on_event: Callable[[Event], None]) -> Running:
+        made.append(Running(on_event))
+        scene.step(made[0], event("", "error"))
+        assert caller.done.wait(5)
+        until(lambda: delivery.unwanted)
+        return made[0]
+
+    delivery = Delivery(caller, QUERY, n=2)
+    scene.courier.take(delivery, submit)
+    assert made[0].cancelled.wait(1)
+
+
 def test_a_request_that_waited_too_long_hears_so(scene: Scene) -> None:
     caller = Caller()
     scene.step(scene.take(caller), event("", "timeout"))
