@@ -267,7 +267,7 @@ class Supervisor:
 
     def _dead(self, beats: list[Beat]) -> str | None:
         for beat in _needed(beats):
-            if beat.state is State.LOADING and self._phase is Phase.SERVING:
+            if beat.state is State.LOADING and self._phase in (Phase.SERVING, Phase.STOPPING):
                 # A model that was added; whoever has it loaded looks after it.
                 continue
             if beat.state is not State.CLOSED and not is_running(beat.pid):

@@ -203,6 +203,21 @@ def test_the_end_waits_for_open_requests_and_no_longer(
     assert process.calls == ["terminate", "kill"]
 
 
+def test_a_model_that_could_not_be_added_does_not_cut_the_end_short(
+    watch: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "DRAINED", 0.3)
+    process = Scripted()
+    process.open_requests = 1
+    running = watch(process)
+    running.start()
+    process.others = [beat("n", load=3, pid=NOBODY, state=State.LOADING)]
+    running.request_stop()
+    until(lambda: process.calls == ["terminate"])
+    time.sleep(0.6)
+    assert process.calls == ["terminate"]
+
+
 def test_a_hurry_does_not_wait(watch: Callable[..., Supervisor]) -> None:
     process = Scripted()
     process.open_requests = 1
