@@ -55,14 +55,16 @@ class Loading:
         Raises:
             ArtifactError: it starts again, and the models it served are gone.
         """
-        if self._number:
-            # Only what lies there now can be loaded. The backends verify it.
-            self._served = {model.name: model for model in open_repository(*self._paths).models}
-        self._shelf = Shelf(folder)
-        for model in self._served.values():
-            with self._shelf.showing(model, self._next()):
-                pass
-        return self._shelf.path
+        # A reload that the server's end has broken off puts back what it showed; it hears of the end at once.
+        with self._one_at_a_time:
+            if self._number:
+                # Only what lies there now can be loaded. The backends verify it.
+                self._served = {model.name: model for model in open_repository(*self._paths).models}
+            self._shelf = Shelf(folder)
+            for model in self._served.values():
+                with self._shelf.showing(model, self._next()):
+                    pass
+            return self._shelf.path
 
     def reload(self, server: Server) -> list[str]:
         """Have what has changed served instead, and return the names of the models that were loaded or removed.

@@ -7,7 +7,7 @@ backend can be told which load it came with.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,10 +45,12 @@ class Shelf:
         try:
             yield
         except BaseException:
-            if replaces:
-                exchange(self._aside, target)
-            else:
-                target.rename(self._aside)
+            # Where the server has ended meanwhile, the whole shelf may be gone.
+            with suppress(FileNotFoundError):
+                if replaces:
+                    exchange(self._aside, target)
+                else:
+                    target.rename(self._aside)
             raise
         finally:
             shutil.rmtree(self._aside, ignore_errors=True)

@@ -1,7 +1,10 @@
 """Which models are loaded, and when: the server is one that only takes notes."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -162,6 +165,42 @@ def test_a_server_that_starts_again_gets_what_is_there_then(running: Running, ad
     assert (running.shelf / "tiny/2" / POINTER).is_file()
     assert {running.load_number("other"), running.load_number("tiny")} == {2, 3}
     assert running.reload() == []
+
+
+def test_a_reload_that_the_servers_end_breaks_off_leaves_the_next_one_whole(running: Running) -> None:
+    loading, restarting = threading.Event(), threading.Event()
+
+    def load(model: str, timeout: float) -> None:
+        loading.set()
+        restarting.wait(5)
+        # Time for the next server's shelf, if that didn't wait.
+        time.sleep(0.2)
+        raise ServeError("the server ended meanwhile")
+
+    running.server.load = load  # type: ignore[method-assign]
+    change(running.repository / "tiny")
+    with ThreadPoolExecutor() as pool:
+        reload = pool.submit(running.reload)
+        assert loading.wait(5)
+        restarting.set()
+        running.restart()
+        with pytest.raises(ServeError, match="ended meanwhile"):
+            reload.result()
+    assert running.load_number("tiny") == 3
+    assert "# changed" in (running.shelf / "tiny/config.pbtxt").read_text()
+    del running.server.load
+    assert running.reload() == []
+
+
+def test_a_reload_that_outlives_its_shelf_says_why_it_failed(running: Running) -> None:
+    def load(model: str, timeout: float) -> None:
+        rmtree(running.folder)
+        raise ServeError("the server ended meanwhile")
+
+    running.server.load = load  # type: ignore[method-assign]
+    change(running.repository / "tiny")
+    with pytest.raises(ServeError, match="ended meanwhile"):
+        running.reload()
 
 
 def test_a_server_that_can_not_start_again_says_that_its_models_are_gone(running: Running) -> None:
