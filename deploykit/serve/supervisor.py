@@ -1,5 +1,6 @@
 """Keeps one Triton alive: starts it, watches its models, restarts it, and ends it without losing a token."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ STABLE: Final = 60.0
 """Seconds of service after which earlier deaths no longer count."""
 LAST_WORDS: Final = 1.0
 """Seconds at most that Triton gets to say why a model didn't load."""
+CRASHES: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
+"""Signals that a process ends by at a fault of its own."""
 MAX_DEATHS: Final = 5
 """Deaths in a row, each within `STABLE` seconds of service, after which restarting is no remedy."""
 MAX_PAUSE: Final = 8.0
@@ -181,21 +184,23 @@ class Supervisor:
                 trouble = self._start(process)
                 if self._phase is Phase.SERVING:
                     trouble = self._serve(process)
+                crashed = _crashed(process)
             finally:
                 process.kill()
             if self._stop.is_set():
                 return
             served = time.monotonic() - self._since if self._phase is Phase.SERVING else 0.0
             deaths = 1 if served > STABLE else deaths + 1
-            self._recover(process, trouble or "it ended", deaths)
+            self._recover(process, trouble or "it ended", deaths, crashed=crashed)
 
-    def _recover(self, process: Process, trouble: str, deaths: int) -> None:
+    def _recover(self, process: Process, trouble: str, deaths: int, *, crashed: bool) -> None:
         """Prepare another start.
 
         Raises:
             ServeError: it has never been ready, or dies again and again.
         """
-        if not self._settled.is_set():
+        # Now and then Triton 2.51 aborts over a lock while it starts; the same start succeeds a moment later.
+        if not self._settled.is_set() and not (crashed and deaths == 1):
             raise _failed(f"Triton can't be started: {trouble}", process)
         if deaths >= MAX_DEATHS:
             raise _failed(f"Triton died {deaths} times in a row, given up; the last time: {trouble}", process)
@@ -299,6 +304,13 @@ def _needed(beats: list[Beat]) -> list[Beat]:
     """
     counting = current(beats)
     return [beat for beat in beats if beat in counting or beat.open_requests]
+
+
+def _crashed(process: Process) -> bool:
+    """Return whether a process has ended by a fault of its own, with nothing said of a model."""
+    status = process.status()
+    # Its shell's way of telling a signal, or Python's.
+    return status is not None and process.refusal() is None and (status - 128 in CRASHES or -status in CRASHES)
 
 
 def _failed(message: str, process: Process) -> ServeError:

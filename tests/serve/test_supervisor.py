@@ -153,6 +153,20 @@ def test_of_backends_that_have_gone_only_those_with_callers_are_missed(
     assert running.restarts == (trouble is not None)
 
 
+@pytest.mark.parametrize("status", [134, -6, 139])
+def test_a_server_that_crashes_while_starting_gets_a_second_try(status: int, watch: Callable[..., Supervisor]) -> None:
+    first, second = Scripted(ready=False), Scripted()
+    first.ended = status
+    supervisor = watch(first, second)
+    supervisor.start()
+    assert (supervisor.ready(), supervisor.restarts, first.calls) == (None, 1, ["kill"])
+    always = Scripted(ready=False)
+    always.ended = status
+    always.kill = lambda: None  # type: ignore[method-assign]  # its status stays what it ended with
+    with pytest.raises(ServeError, match=rf"can't be started: out of luck \(exit status {status}\)"):
+        watch(always).start()
+
+
 def test_a_model_that_dies_while_the_server_starts_ends_the_start(watch: Callable[..., Supervisor]) -> None:
     process = Scripted(ready=False)
     process.others.append(beat("n", load=1, pid=NOBODY, state=State.LOADING))
