@@ -52,9 +52,7 @@ def test_the_curl_line_of_the_readme_streams(serving: dict[str, str]) -> None:
     with urllib.request.urlopen(url, body, timeout=30) as response:
         events = [json.loads(line[6:]) for line in response if line.startswith(b"data: ")]
     assert len(events) > 1
-    assert sum(event["num_output_tokens"] for event in events) == 16, (
-        "those that come faster than they go share a line"
-    )
+    assert sum(event["num_output_tokens"] for event in events) == 16, "those that come faster than they go share a line"
     assert any(event["text_output"] for event in events)
 
 
