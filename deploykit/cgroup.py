@@ -1,5 +1,6 @@
 """What this process may use of the machine: the limits of its container (second cgroup version), and what is free."""
 
+import math
 import os
 from pathlib import Path
 from typing import Final
@@ -44,3 +45,9 @@ def available_memory(root: Path = ROOT) -> int | None:
 def affinity() -> int:
     """Return the cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_cores(root: Path = ROOT) -> int:
+    """Return how many cores this process may keep busy: a container's quota counts, not only the machine."""
+    quota = cpu_quota(root)
+    return affinity() if quota is None else max(1, min(affinity(), math.ceil(quota)))

@@ -5,7 +5,7 @@ from typing import Final
 
 import deploykit.cgroup as cgroup
 from deploykit.config import EngineConfig
-from deploykit.engine.scheduler import CACHE_STEP
+from deploykit.engine.scheduler import CACHE_STEP, stepped
 from deploykit.errors import ConfigError
 from deploykit.spec import DecoderSpec
 
@@ -35,9 +35,9 @@ class Budget:
         """
         context = _context(spec, config)
         each = spec.cache_bytes_per_token()
-        most = config.max_rows * _stepped(context)
+        most = config.max_rows * stepped(context)
         tokens = min(most, _memory(config, each * most) // each // CACHE_STEP * CACHE_STEP)
-        least = _stepped(2 if config.max_context is None else context)
+        least = stepped(2 if config.max_context is None else context)
         if tokens < least:
             raise ConfigError(
                 f"cache_memory holds {tokens} tokens of {each:,} bytes, and a row of this model needs {least}: "
@@ -61,7 +61,3 @@ def _context(spec: DecoderSpec, config: EngineConfig) -> int:
             f"max_context must be at most {spec.max_context} tokens for this model, got {config.max_context}"
         )
     return config.max_context
-
-
-def _stepped(tokens: int) -> int:
-    return -(-tokens // CACHE_STEP) * CACHE_STEP

@@ -57,7 +57,7 @@ class Scheduler:
     @property
     def used_tokens(self) -> int:
         """Tokens that the rows hold, each row's rounded up to a step."""
-        return sum(_stepped(job.cached) for job in self._in_rows)
+        return sum(stepped(job.cached) for job in self._in_rows)
 
     @property
     def _in_rows(self) -> list[Job]:
@@ -132,7 +132,7 @@ class Scheduler:
 
     def _fits(self, batch: Batch) -> bool:
         """Return whether the cache can hold the rows in use and what a batch adds to them."""
-        grown = sum(_stepped(total) - _stepped(total - batch.new) for total in batch.totals)
+        grown = sum(stepped(total) - stepped(total - batch.new) for total in batch.totals)
         return self.used_tokens + grown <= self.cache_tokens
 
     def _admit(self) -> Iterator[Change]:
@@ -208,9 +208,9 @@ def _is_filled(job: Job) -> bool:
 
 def _room(job: Job) -> int:
     """Return what a job takes of the cache once all of its tokens and one more are in it."""
-    return _stepped(len(job.tokens) + 1)
+    return stepped(len(job.tokens) + 1)
 
 
-def _stepped(tokens: int) -> int:
+def stepped(tokens: int) -> int:
     """Return a number of tokens, rounded up to a step of the cache."""
     return -(-tokens // CACHE_STEP) * CACHE_STEP

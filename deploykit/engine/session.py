@@ -1,20 +1,18 @@
 """An ONNX Runtime session on an artifact's graph."""
 
 import ctypes
-import math
 import os
-from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 
 from deploykit.artifact import Artifact
+from deploykit.cgroup import available_cores
 from deploykit.errors import ArtifactError
 from deploykit.external import check_external_data
 from deploykit.spec import EXACT_INT8, Precision, TensorSpec, shape_text
 
 _FATAL_ONLY: Final = 4  # OrtLoggingLevel: failures reach us as exceptions, which carry the same text
-_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
 def open_session(artifact: Artifact, *, precision: Precision | None = None, threads: int | None = None) -> Any:
@@ -58,17 +56,6 @@ def _give_back() -> None:
     except (AttributeError, OSError, TypeError):
         # Another C library, which keeps or returns what it likes.
         return
-
-
-def available_cores() -> int:
-    """Return how many cores this process may keep busy: a container's quota counts, not only the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        # No cgroup of the second version here, or "max": no quota.
-        return cores
 
 
 def _check_contract(graph: str, wanted: list[TensorSpec], found: list[Any]) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.artifact import Artifact
+from deploykit.cgroup import available_cores
 from deploykit.config import EngineConfig
 from deploykit.engine import Engine
-from deploykit.engine.session import available_cores
 
 
 def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, Any]:

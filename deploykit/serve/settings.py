@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.cgroup import available_memory
+from deploykit.cgroup import available_cores, available_memory
 from deploykit.config import EngineConfig
 from deploykit.errors import ConfigError
 from deploykit.sizes import parse_bytes
@@ -63,7 +63,6 @@ def _shares(engines: int) -> dict[str, int]:
         return {}
     # Here, since the engine brings ONNX Runtime with it, which only the backends need.
     from deploykit.engine.budget import DEFAULT_SHARE
-    from deploykit.engine.session import available_cores
 
     shares = {"threads": max(1, available_cores() // engines)}
     available = available_memory()

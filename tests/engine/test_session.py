@@ -9,9 +9,9 @@ import pytest
 from altering import altered
 
 from deploykit.artifact import Artifact
+from deploykit.cgroup import available_cores
 from deploykit.draft import draft
-from deploykit.engine import session
-from deploykit.engine.session import available_cores, open_session
+from deploykit.engine.session import open_session
 from deploykit.errors import ArtifactError
 from deploykit.spec import DecoderSpec
 
@@ -70,8 +70,6 @@ def test_a_graph_that_reads_outside_the_folder_is_refused_before_it_is_loaded(ll
 def test_a_containers_quota_limits_the_threads(
     quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(quota)
-    monkeypatch.setattr(session, "_QUOTA", file)
+    (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
-    assert available_cores() == cores
+    assert available_cores(tmp_path) == cores

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from deploykit.cgroup import available_memory
+from deploykit.cgroup import available_cores, available_memory
 from deploykit.config import EngineConfig, ServeConfig
-from deploykit.engine.session import available_cores
 from deploykit.errors import ConfigError
 from deploykit.serve.settings import (
     ENGINE_VARIABLE,
