@@ -96,13 +96,14 @@ def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size:
     if isinstance(prompt, str) and codec is None:
         raise RequestError("this model has no tokenizer; send the prompt as token ids")
     if not len(prompt):
-        raise RequestError("the prompt is empty; send at least one character")
+        raise RequestError("the prompt is empty; send at least one character, or one token id")
     if isinstance(prompt, str):
         assert codec
         # A text so long that it can't fit isn't encoded first: that would take seconds.
         _check_room(len(prompt) // codec.longest, context, "at least ")
         tokens = codec.encode(prompt)
     else:
+        _check_room(len(prompt), context)
         tokens = [_token(token) for token in prompt]
     if not tokens:
         raise RequestError("the prompt has no tokens once the tokenizer has cleaned it; send other text")

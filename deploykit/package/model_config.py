@@ -8,7 +8,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from deploykit.config import EngineConfig, PackageConfig
 
 INPUTS: Final = (
-    ("text_input", "TYPE_STRING", 1, False),
+    ("text_input", "TYPE_STRING", 1, True),
     ("stream", "TYPE_BOOL", 1, True),
     ("sampling_parameters", "TYPE_STRING", 1, True),
     ("exclude_input_in_output", "TYPE_BOOL", 1, True),
@@ -34,8 +34,12 @@ INPUTS: Final = (
     ("priority", "TYPE_INT32", 1, True),
     ("timeout", "TYPE_FP32", 1, True),
     ("stream_interval", "TYPE_INT32", 1, True),
+    ("input_ids", "TYPE_INT64", -1, True),
+    ("messages", "TYPE_STRING", 1, True),
+    ("tools", "TYPE_STRING", 1, True),
 )
-"""Name, type, length (-1: any) and whether it may be left out. The first nine are those of Triton's vLLM backend."""
+"""Name, type, length (-1: any) and whether it may be left out. The first nine are those of Triton's vLLM backend; that
+one of `text_input`, `input_ids` and `messages` is there is for the backend to see."""
 
 OUTPUTS: Final = (
     ("text_output", "TYPE_STRING", -1),

@@ -52,7 +52,7 @@ class Answer:
 
     def __init__(self, query: Query, *, n: int = 1) -> None:
         self._query = query
-        self._choices = [_Choice(query.prompt if query.prepend else "") for _ in range(n)]
+        self._choices = [_Choice(query.prefix) for _ in range(n)]
         self._num_input_tokens = 0
         self._begun = False
 

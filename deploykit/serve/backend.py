@@ -15,6 +15,7 @@ from deploykit.serve.courier import LOOK, Courier, Delivery
 from deploykit.serve.facts import describe
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
 from deploykit.serve.metrics import Publisher
+from deploykit.serve.prompt import Chat
 from deploykit.serve.protocol import read_query
 from deploykit.serve.settings import artifact_folder, engine_config, load_number
 
@@ -70,10 +71,13 @@ class TritonPythonModel:
                 triton_api.inputs(request), triton_api.parameters(request), timeout=triton_api.timeout(request)
             )
             params = SamplingParams.from_mapping(query.sampling)
+            prompt = query.prompt
+            if isinstance(prompt, Chat):
+                raise RequestError("this model has no chat template; send the whole prompt as text_input or input_ids")
             self._courier.take(
                 Delivery(sender, query, n=params.n),
                 lambda on_event: self._engine.submit(
-                    query.prompt,
+                    prompt,
                     params,
                     on_event=on_event,
                     client=query.client,

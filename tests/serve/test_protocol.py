@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from deploykit.engine import SamplingParams
 from deploykit.errors import RequestError
 from deploykit.package.model_config import INPUTS
+from deploykit.serve.prompt import PROMPTS, Chat
 from deploykit.serve.protocol import Query, read_query
 
 DTYPES = {
@@ -26,6 +28,8 @@ KINDS = {name: DTYPES[kind] for name, kind, _, _ in INPUTS}
 
 def tensors(**values: Any) -> dict[str, Any]:
     def tensor(name: str, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value
         if isinstance(value, str | bytes | list):
             items = value if isinstance(value, list) else [value]
             coded = [item.encode() if isinstance(item, str) else item for item in items]
@@ -38,6 +42,20 @@ def tensors(**values: Any) -> dict[str, Any]:
 def test_a_prompt_alone_is_answered_whole_with_the_prompt_before_it() -> None:
     query = read_query(tensors(text_input="Grüße 你好\0"))
     assert query == Query(prompt="Grüße 你好\0", stream=False, prepend=True, sampling={}, wanted=frozenset())
+
+
+@pytest.mark.parametrize("ids", [[5, 0, 2**63 - 1], [-1], [], [7] * 5000])
+def test_token_ids_are_taken_as_they_are_and_not_given_back(ids: list[int]) -> None:
+    query = read_query(tensors(input_ids=np.array(ids, np.int64)))
+    assert isinstance(query.prompt, Sequence)
+    assert list(query.prompt) == ids
+    assert (query.prepend, query.prefix) == (False, "")
+
+
+@pytest.mark.parametrize(("given_", "tools"), [({}, None), ({"tools": "[]"}, "[]")])
+def test_a_conversation_is_left_as_it_came(given_: dict[str, str], tools: str | None) -> None:
+    query = read_query(tensors(messages='[{"role": "user"', **given_))
+    assert (query.prompt, query.prefix) == (Chat(messages='[{"role": "user"', tools=tools), "")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +82,9 @@ def test_scalars_json_and_request_parameters_come_together() -> None:
 
 def test_every_declared_input_is_known() -> None:
     values: dict[type, Any] = {np.int32: 1, np.int64: 1, np.float32: 0.5, np.bool_: True, np.object_: "{}"}
-    query = read_query(tensors(**{name: values[dtype] for name, dtype in KINDS.items()}))
+    others = {name: values[dtype] for name, dtype in KINDS.items() if name not in PROMPTS[:2]}
+    query = read_query(tensors(**{**others, "exclude_input_in_output": True}))
+    assert query.prompt == Chat(messages="{}", tools="{}")
     params = SamplingParams.from_mapping(query.sampling)
     assert (params.min_p, params.min_tokens, params.repetition_penalty, params.n) == (0.5, 1, 0.5, 1)
     assert (query.client, query.priority, query.timeout, query.interval) == ("{}", 1, 0.5, 1)
@@ -96,7 +116,14 @@ EVERYTHING: dict[str, Any] = {
     "logprobs": 2,
     "n": 3,
 }
-TERMS: dict[str, Any] = {"client": "12", "priority": -1, "timeout": 2.5, "stream_interval": 4}
+TERMS: dict[str, Any] = {
+    "client": "12",
+    "priority": -1,
+    "timeout": 2.5,
+    "stream_interval": 4,
+    "traceparent": "1",
+    "tracestate": "2=3",
+}
 
 
 def test_sampling_parameters_take_everything() -> None:
@@ -106,6 +133,7 @@ def test_sampling_parameters_take_everything() -> None:
     assert params.bad_words == ("7",)
     assert params.logit_bias == ((5, -1.5),)
     assert (query.client, query.priority, query.timeout, query.interval) == ("12", -1, 2.5, 4)
+    assert (query.traceparent, query.tracestate) == ("1", "2=3")
 
 
 def test_what_nobody_gave_is_as_the_engine_has_it() -> None:
@@ -146,7 +174,21 @@ def test_a_parameter_may_be_repeated_but_not_contradicted() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "text_input is missing"),
+        ({}, "the prompt is missing; give text_input, input_ids or messages"),
+        ({"stream": True}, "the prompt is missing"),
+        ({"text_input": "x", "messages": "[]"}, "text_input and messages are 2 prompts in one request"),
+        ({"text_input": "x", "input_ids": 1, "messages": "[]"}, "are 3 prompts in one request; give only one of them"),
+        ({"text_input": "x", "tools": "[]"}, "tools belong to messages, but the prompt is text_input"),
+        ({"tools": "[]"}, "the prompt is missing"),
+        ({"input_ids": "x"}, "input_ids must hold integers, got object"),
+        ({"input_ids": np.array([1], np.uint64)}, "input_ids must hold integers, got uint64"),
+        ({"input_ids": np.array([1.0])}, "input_ids must hold integers, got float64"),
+        ({"messages": ["[]", "[]"]}, "messages must hold exactly one element, got 2"),
+        ({"messages": b"\xff"}, "messages is not UTF-8: byte 0xff at 0"),
+        ({"messages": "[]", "tools": []}, "tools must hold exactly one element, got 0"),
+        ({"messages": "[]", "exclude_input_in_output": False}, "false for text_input only"),
+        ({"input_ids": 1, "exclude_input_in_output": False}, "false for text_input only"),
+        ({"text_input": "x", "sampling_parameters": '{"traceparent": 5}'}, "traceparent must be a text .* got 5"),
         ({"text_input": b"a\xffb"}, r"text_input is not UTF-8: byte 0xff at 1"),
         ({"text_input": b"\xed\xa0\x80"}, "text_input is not UTF-8"),
         ({"text_input": ["a", "b"]}, "text_input must hold exactly one element, got 2"),
@@ -218,7 +260,8 @@ SCALARS = {
 
 @st.composite
 def scalar_inputs(draw: st.DrawFn) -> dict[str, Any]:
-    names = draw(st.lists(st.sampled_from([name for name, dtype in KINDS.items() if dtype in SCALARS]), max_size=5))
+    scalars = [name for name, dtype in KINDS.items() if dtype in SCALARS and name not in PROMPTS]
+    names = draw(st.lists(st.sampled_from(scalars), max_size=5))
     return {name: np.array([draw(SCALARS[KINDS[name]])], KINDS[name]) for name in names}
 
 
@@ -240,6 +283,7 @@ def test_any_bytes_are_a_query_or_a_request_error(prompt: bytes, parameters: str
     complaint = ""
     try:
         query = read_query({"text_input": np.array([prompt], np.object_)}, parameters)
+        assert isinstance(query.prompt, str)
         assert query.prompt.encode() == prompt
     except RequestError as error:
         complaint = str(error)
