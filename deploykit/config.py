@@ -14,6 +14,7 @@ Quantization = Literal["none", "fp16", "int8", "int4", "int4-fp16", "dynamic-int
 Rounding = Literal["rtn", "hqq", "gptq"]
 Mode = Literal["deterministic", "throughput"]
 Until = Literal["onnx", "optimized", "quantized", "validated", "packaged"]
+MetricsAccess = Literal["key", "open", "off"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """How many weights can share a scale: what ONNX Runtime's kernels know."""
@@ -31,6 +32,7 @@ _BEARS_ON: Mapping[str, tuple[Quantization, ...]] = {
 }
 """The precisions in which an option of `QuantizeConfig` changes something; `auto` tries blocks and roundings itself."""
 
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -222,6 +224,50 @@ class EngineConfig:
             _whole("cache_memory", self.cache_memory, 1, "byte")
         if self.threads is not None:
             _whole("threads", self.threads, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """Where the OpenAI gateway listens, whom it lets in, and how much it takes from them."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 9000
+    """Port to listen on; 0 takes a free one."""
+    triton: str = "localhost:8001"
+    """Triton's gRPC endpoint, in any of the spellings that `deploykit.client` takes."""
+    api_keys: Path | None = None
+    """File with one key a line, `KEY` or `NAME:KEY`; those of the environment variable DEPLOYKIT_API_KEYS count, too.
+    With neither, everybody is let in."""
+    metrics: MetricsAccess = "key"
+    """Who may read `/metrics`: whoever has a key (everybody where there are no keys), everybody, or nobody."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call from a browser, such as `https://chat.example.com`; `*` is all of them."""
+    max_body: int = 2 * 2**20
+    """Bytes of a request's body."""
+    max_requests: int = 1024
+    """Requests that may be open; one more is refused at once."""
+    body_timeout: float = 30.0
+    """Seconds that a caller may take to send a request, head and body each, or to take in what waits for it."""
+    timeout: float = 600.0
+    """Seconds until a whole answer must be there."""
+    exit_timeout: float = 30.0
+    """Seconds that open streams get to finish at shutdown."""
+    log_prompts: bool = False
+    """Whether prompts stand in the log."""
+
+    def __post_init__(self) -> None:
+        _choice("metrics", self.metrics, MetricsAccess)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be 0 to 65535, got {self.port}")
+        _whole("max_body", self.max_body, 1024, "bytes")
+        _whole("max_requests", self.max_requests, 1)
+        _at_least("exit_timeout", self.exit_timeout, 1, "s")
+        for name in ("body_timeout", "timeout"):
+            _at_least(name, getattr(self, name), 0.1, "s")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"cors_origins: {origin!r} is no origin; write SCHEME://HOST[:PORT], or * for all")
 
 
 @dataclass(frozen=True, kw_only=True)
