@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploykit.config import Mode
-from deploykit.serve.repository import Model, Repository, open_repository
+from deploykit.repository import Model, Repository, open_repository
 from deploykit.serve.shelf import Shelf
 
 

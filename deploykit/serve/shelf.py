@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from deploykit.disk import exchange
-from deploykit.serve.repository import CONFIG, Model
+from deploykit.repository import CONFIG, Model
 from deploykit.serve.settings import LOAD_PARAMETER, POINTER
 
 _MODELS: Final = "models"

@@ -7,8 +7,8 @@ import pytest
 from deploykit.artifact import Artifact
 from deploykit.config import ServeConfig
 from deploykit.errors import ArtifactError
+from deploykit.repository import open_repository
 from deploykit.serve import serve
-from deploykit.serve.repository import open_repository
 
 
 def test_a_packaged_artifact_and_its_repository_are_the_same(packaged: Artifact) -> None:
