@@ -7,6 +7,7 @@ with Engine.open("artifact") as engine:
 
 from deploykit.engine.engine import Engine
 from deploykit.engine.loop import EngineStats
+from deploykit.engine.metrics import Timing
 from deploykit.engine.params import SamplingParams
 from deploykit.engine.request import Completion, Event, FinishReason, Listener, Request, TokenLogprob
 from deploykit.errors import EngineError, QueueFullError
@@ -22,5 +23,6 @@ __all__ = [
     "QueueFullError",
     "Request",
     "SamplingParams",
+    "Timing",
     "TokenLogprob",
 ]

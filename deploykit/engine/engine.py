@@ -93,6 +93,25 @@ class Engine:
         codec = Codec.open(artifact.tokenizer) if artifact.tokenizer else None
         return cls(decoder, spec, codec, config, budget=budget, hooks=Hooks(on_beat=on_beat, on_step=on_step))
 
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return a prompt's tokens, to be submitted as they are; any thread may call.
+
+        Args:
+            text: the prompt.
+            add_special_tokens: whether the tokenizer adds its own, such as a first <s>; a chat template has written
+                them itself.
+
+        Raises:
+            RequestError: the prompt is empty, too long or no text.
+        """
+        return read_prompt(
+            text,
+            self._codec,
+            vocab_size=self._spec.vocab_size,
+            context=self.context,
+            add_special_tokens=add_special_tokens,
+        )
+
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -102,6 +121,7 @@ class Engine:
         client: str = "",
         priority: int = 0,
         timeout: float | None = None,
+        request_id: str = "",
     ) -> Request:
         """Queue a request and return a handle to cancel it by; any thread may call.
 
@@ -112,6 +132,7 @@ class Engine:
             client: whose request it is; clients share the model evenly.
             priority: lower goes first.
             timeout: seconds it may wait before it begins; it ends with the reason `timeout` after that.
+            request_id: what to call it in logs.
 
         Raises:
             RequestError: the prompt is empty, too long or no text, or a parameter doesn't suit the model; nothing has
@@ -122,7 +143,7 @@ class Engine:
         tokens = read_prompt(prompt, self._codec, vocab_size=self._spec.vocab_size, context=self.context)
         check_params(params, vocab_size=self._spec.vocab_size)
         banned = self._spell(params.bad_words)
-        _check_terms(client, priority)
+        _check_terms(client, priority, request_id)
         deadline = _deadline(timeout)
 
         def answer(index: int) -> Answer:
@@ -143,6 +164,7 @@ class Engine:
                 eos=self._eos,
                 codec=self._codec,
                 listener=on_event,
+                request_id=request_id,
             )
 
         request = Request(tuple(answer(index) for index in range(params.n)), on_cancel=self._loop.cancel)
@@ -230,10 +252,11 @@ class Engine:
         return bad_word_tokens(words, self._codec.spell) if words and self._codec else ()
 
 
-def _check_terms(client: object, priority: object) -> None:
+def _check_terms(client: object, priority: object, request_id: object) -> None:
     # Of another type they would fail in the loop, where they would end everyone's requests.
-    if not isinstance(client, str):
-        raise RequestError(f"client must be a text, got {type(client).__name__}")
+    for name, value in (("client", client), ("request_id", request_id)):
+        if not isinstance(value, str):
+            raise RequestError(f"{name} must be a text, got {type(value).__name__}")
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise RequestError(f"priority must be an integer, got {type(priority).__name__}")
 

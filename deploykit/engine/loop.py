@@ -167,6 +167,9 @@ class Loop:
         self._drop_unwanted()
         plan = self._schedule()
         if plan is not None and self._prepare(plan.changes):
+            if len(plan.batch.jobs) == 1:
+                # A prompt runs alone: what runs in company has begun long ago.
+                self._answers[plan.batch.jobs[0]].begin()
             for batch, logits in self._run(plan.batch):
                 answers = self._advance(batch)
                 choices = choose([answer.sampler for answer in answers], logits[: len(answers)])
@@ -227,8 +230,9 @@ class Loop:
             yield batch, logits
 
     def _fail(self, job: Job, error: Exception) -> None:
-        _log.error("the model failed on a request: %s", error)
-        self._end(self._answers[job], "error", f"the model failed on it ({type(error).__name__})")
+        answer = self._answers[job]
+        _log.error("the model failed on %s: %s", _named(answer), error)
+        self._end(answer, "error", f"the model failed on it ({type(error).__name__})")
 
     def _advance(self, batch: Batch) -> list[Answer]:
         """Note that a batch has run, and return the answers that get a token from it, in row order."""
@@ -260,7 +264,7 @@ class Loop:
 
     def _abandon(self, answer: Answer, error: BaseException) -> None:
         """Finish an answer whose listener can't be told anything any more."""
-        _log.error("a request ends, since its listener failed: %s", type(error).__name__)
+        _log.error("%s ends, since its listener failed: %s", _named(answer), type(error).__name__)
         answer.abandon()
 
     def _release(self, job: Job) -> None:
@@ -271,3 +275,8 @@ class Loop:
             self._decoder.apply(change)
         with self._changed:
             del self._answers[job]
+
+
+def _named(answer: Answer) -> str:
+    """Return a request by its caller's name for it, safe to log: whoever calls may call it anything."""
+    return f"request {answer.request_id[:128]!a}" if answer.request_id else "a request"

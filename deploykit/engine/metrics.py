@@ -53,6 +53,15 @@ class Metrics:
         self.whole_request: Final = Histogram(
             "e2e_request_latency_seconds", "From the request to its last token.", buckets=_WHOLE, registry=registry
         )
+        self.queued: Final = Histogram(
+            "request_queue_time_seconds", "From the request to its first row.", buckets=_WHOLE, registry=registry
+        )
+        self.prefilled: Final = Histogram(
+            "request_prefill_time_seconds", "From the first row to the first token.", buckets=_WHOLE, registry=registry
+        )
+        self.decoded: Final = Histogram(
+            "request_decode_time_seconds", "From the first token to the end.", buckets=_WHOLE, registry=registry
+        )
         self.running: Final = Gauge("num_requests_running", "Sequences that have a row.", registry=registry)
         self.waiting: Final = Gauge("num_requests_waiting", "Sequences that wait for one.", registry=registry)
         self.cache_usage: Final = Gauge(
@@ -75,31 +84,58 @@ class Metrics:
                     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When each stage of an answer began, in seconds of `time.monotonic`; None for those that it didn't reach."""
+
+    queued: float
+    """When it was asked for."""
+    begun: float | None
+    """When the first piece of its prompt ran."""
+    first_token: float | None
+    ended: float
+
+
 class Stopwatch:
     """Times one answer."""
 
     def __init__(self, metrics: Metrics, *, prompt_tokens: int) -> None:
         self._metrics = metrics
         self._prompt_tokens = prompt_tokens
-        self._began = time.monotonic()
-        self._last: float | None = None
+        self._queued = time.monotonic()
+        self._begun: float | None = None
+        self._first: float | None = None
+        self._last = 0.0
         """When the last token came."""
+
+    def begin(self) -> None:
+        """Note that the model works on it, from the first call on."""
+        if self._begun is None:
+            self._begun = time.monotonic()
 
     def token(self) -> None:
         """Note that a token has come."""
         now = time.monotonic()
-        if self._last is None:
+        if self._first is None:
+            self._first = now
             self._metrics.prompt_tokens.inc(self._prompt_tokens)
-            self._metrics.first_token.observe(now - self._began)
+            self._metrics.first_token.observe(now - self._queued)
         else:
             self._metrics.next_token.observe(now - self._last)
         self._metrics.generation_tokens.inc()
         self._last = now
 
-    def end(self, reason: str) -> None:
-        """Note that the answer has ended."""
+    def end(self, reason: str) -> Timing:
+        """Note that the answer has ended, and return how long everything took."""
+        now = time.monotonic()
         self._metrics.finished.labels(reason).inc()
-        self._metrics.whole_request.observe(time.monotonic() - self._began)
+        self._metrics.whole_request.observe(now - self._queued)
+        if self._begun is not None:
+            self._metrics.queued.observe(self._begun - self._queued)
+        if self._begun is not None and self._first is not None:
+            self._metrics.prefilled.observe(self._first - self._begun)
+            self._metrics.decoded.observe(now - self._first)
+        return Timing(queued=self._queued, begun=self._begun, first_token=self._first, ended=now)
 
 
 def counted(counter: Counter) -> int:

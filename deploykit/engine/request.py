@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from deploykit.engine.job import Job
-from deploykit.engine.metrics import Stopwatch
+from deploykit.engine.metrics import Stopwatch, Timing
 from deploykit.engine.params import SamplingParams
 from deploykit.engine.sampling import Choice, Sampler
 from deploykit.engine.text import Codec, Detokenizer, StopGate
@@ -48,6 +48,8 @@ class Event:
     """Sum of the tokens' log probabilities so far, in nats, where `logprobs` were asked for."""
     error: str | None = None
     """One line on what failed, where `finish_reason` is `error`."""
+    timing: Timing | None = None
+    """When its stages began, in an answer's last event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Answer:
         eos: frozenset[int],
         codec: Codec | None,
         listener: Listener,
+        request_id: str = "",
     ) -> None:
         """Begin an answer.
 
@@ -94,11 +97,14 @@ class Answer:
             eos: tokens that end it.
             codec: makes text of tokens, if the model has one.
             listener: told of each token.
+            request_id: what its caller calls it, for logs.
         """
+        self.request_id: Final = request_id
         self.job: Final = job
         self.sampler: Final = sampler
         self.finish_reason: FinishReason | None = None
         self._watch = watch
+        self._timing: Timing | None = None
         self._index = index
         self._listener: Final = listener
         self._ends = (frozenset() if params.ignore_eos else eos) | frozenset(params.stop_token_ids)
@@ -110,6 +116,10 @@ class Answer:
         self._num_input = len(job.tokens)
         self._num_output = 0
         self._logprob = None if params.logprobs is None else 0.0
+
+    def begin(self) -> None:
+        """Note that the model works on it; only the first call counts."""
+        self._watch.begin()
 
     def add(self, choice: Choice) -> None:
         """Take the next token and tell of it."""
@@ -138,7 +148,7 @@ class Answer:
     def _finish(self, reason: FinishReason | None) -> None:
         self.finish_reason = reason
         if reason:
-            self._watch.end(reason)
+            self._timing = self._watch.end(reason)
 
     def _reason(self, token: int) -> FinishReason | None:
         """Return why the answer ends with `token`, whatever its text."""
@@ -185,6 +195,7 @@ class Answer:
                 num_output_tokens=self._num_output,
                 cumulative_logprob=self._logprob,
                 error=error,
+                timing=self._timing,
             )
         )
 

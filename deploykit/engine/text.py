@@ -51,8 +51,8 @@ class Codec:
         except Exception as error:  # tokenizers raises nothing more particular
             raise ArtifactError(f"{file.name} can't be read: {error}; export the checkpoint again") from error
 
-    def encode(self, text: str) -> list[int]:
-        """Return a prompt's tokens, with those that the tokenizer adds itself (such as a first <s>).
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return a prompt's tokens, by default with those that the tokenizer adds itself (such as a first <s>).
 
         Raises:
             RequestError: the text holds half a surrogate pair, so it is no text.
@@ -63,7 +63,7 @@ class Codec:
             raise RequestError(
                 f"the prompt is not valid text: a lone surrogate at character {error.start}; send it as UTF-8"
             ) from None
-        return list(self._tokenizer.encode(text).ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def spell(self, text: str) -> list[int]:
         """Return the tokens of a piece of text, without those that the tokenizer adds at a prompt's ends."""
@@ -81,7 +81,14 @@ class Codec:
         return self._names[token]
 
 
-def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size: int, context: int) -> list[int]:
+def read_prompt(
+    prompt: str | Sequence[int],
+    codec: Codec | None,
+    *,
+    vocab_size: int,
+    context: int,
+    add_special_tokens: bool = True,
+) -> list[int]:
     """Return a prompt's tokens.
 
     Args:
@@ -89,6 +96,7 @@ def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size:
         codec: the model's tokenizer, if it has one.
         vocab_size: of the model.
         context: longest prompt and answer together, in tokens.
+        add_special_tokens: whether a text gets those that the tokenizer adds itself.
 
     Raises:
         RequestError: it is empty, no valid text, not made of the model's tokens, or leaves no room for an answer.
@@ -101,7 +109,7 @@ def read_prompt(prompt: str | Sequence[int], codec: Codec | None, *, vocab_size:
         assert codec
         # A text so long that it can't fit isn't encoded first: that would take seconds.
         _check_room(len(prompt) // codec.longest, context, "at least ")
-        tokens = codec.encode(prompt)
+        tokens = codec.encode(prompt, add_special_tokens=add_special_tokens)
     else:
         _check_room(len(prompt), context)
         tokens = [_token(token) for token in prompt]
