@@ -13,7 +13,6 @@
 import json
 import re
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploykit.client import (
     CancelledError,
@@ -44,12 +44,8 @@ _CODES: Final = {"missing": "missing_required_parameter", "extra_forbidden": "un
 _LARGEST: Final = 2**63
 """Numbers beyond aren't shown: Python writes out no integer of more than 4,300 digits."""
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-
-class Refusal(DeploykitError):
+class Refusal(DeploykitError):  # noqa: N818 - it is an answer, and not always the caller's error
     """A request that gets an error object instead of an answer."""
 
     def __init__(
@@ -96,32 +92,42 @@ def no_such_model(name: str) -> Refusal:
 
 def refusal_of(error: ClientError) -> Refusal:
     """Return what a caller is told of a failure between the gateway and Triton: no address, no text of others."""
-    match error:
-        case InvalidRequestError():
-            code = "context_length_exceeded" if _CONTEXT.search(str(error)) else None
-            return Refusal(str(error), code=code)
-        case NotFoundError():
-            return Refusal("the model is not loaded", status=404, param="model", code="model_not_found")
-        case UnavailableError() if _FULL.search(str(error)):
-            return Refusal(
-                "too many requests wait already; try again later",
-                status=429,
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after=RETRY_AFTER,
-            )
-        case UnavailableError() | CancelledError():
-            return _unavailable("the model is not ready; try again")
-        case DeadlineExceededError():
-            return Refusal("no complete answer within the time limit", status=504, kind="timeout_error", code="timeout")
-        case StreamBrokenError():
-            return _unavailable("the answer broke off: the model has stopped and starts again; ask again")
+    if isinstance(error, InvalidRequestError):
+        return Refusal(str(error), code="context_length_exceeded" if _CONTEXT.search(str(error)) else None)
+    if isinstance(error, NotFoundError):
+        return Refusal("the model is not loaded", status=404, param="model", code="model_not_found")
+    if isinstance(error, DeadlineExceededError):
+        return Refusal("no complete answer within the time limit", status=504, kind="timeout_error", code="timeout")
+    if isinstance(error, UnavailableError | CancelledError | StreamBrokenError):
+        return queue_full() if _FULL.search(str(error)) else unavailable()
     return failure()
 
 
 def failure() -> Refusal:
     """Return what is said of a failure that is nobody's business but the server's."""
     return Refusal("the server failed on this request; its log says more", status=500, kind="server_error")
+
+
+def queue_full() -> Refusal:
+    """Return what is said where as many requests wait as may."""
+    return Refusal(
+        "too many requests wait already; try again later",
+        status=429,
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def unavailable() -> Refusal:
+    """Return what is said where a model isn't ready."""
+    return Refusal(
+        "the model is not ready: it starts, or starts again; try again",
+        status=503,
+        kind="server_error",
+        code="unavailable",
+        retry_after=RETRY_AFTER,
+    )
 
 
 def context_of(error: ClientError) -> int | None:
@@ -150,13 +156,14 @@ def add_handlers(app: FastAPI) -> None:
 class Failures:
     """The innermost middleware: what nobody expected becomes an error object, too, and one line of the log."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
         begun = False
 
-        async def watched(message: MutableMapping[str, Any]) -> None:
+        async def watched(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
@@ -220,7 +227,3 @@ def _got(value: object) -> str:
 
 def _shown(name: str) -> str:
     return name if name.isascii() and name.isprintable() and len(name) <= 128 else ascii(name)[:128]
-
-
-def _unavailable(message: str) -> Refusal:
-    return Refusal(message, status=503, kind="server_error", code="unavailable", retry_after=RETRY_AFTER)

@@ -1,0 +1,136 @@
+"""The models that the gateway offers: what it must know of each to check a request before Triton sees it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tokenizers import Tokenizer
+
+from deploykit.artifact import MANIFEST, Artifact
+from deploykit.chat_template import ChatTemplate
+from deploykit.errors import ArtifactError
+from deploykit.gateway.errors import Refusal, no_such_model
+from deploykit.gateway.vocabulary import Vocabulary
+from deploykit.repository import CONFIG, Model, open_repository
+from deploykit.text import load_tokenizer
+
+Signature = tuple[tuple[str, int, int, int], ...]
+"""What changes when a model's files do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model, and what its requests are checked against."""
+
+    name: str
+    created: int
+    """When its files were made, in seconds since 1970."""
+    context: int
+    """Prompt and answer together, in tokens: as much as the model was made for; its engine may have less."""
+    vocab_size: int
+    fingerprint: str
+    """Another one as soon as a file has changed."""
+    tokenizer: Tokenizer | None
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+
+    @classmethod
+    def open(cls, model: Model) -> Self:
+        """Return what the files of a model say of it, those of its highest version, which is what Triton serves.
+
+        Raises:
+            ArtifactError: they can't be read.
+        """
+        folder = model.version_folder(model.versions[-1])
+        artifact = Artifact.open(folder, verify=False)
+        tokenizer = load_tokenizer(artifact.tokenizer) if artifact.tokenizer else None
+        return cls(
+            name=model.name,
+            created=int((folder / MANIFEST).stat().st_mtime),
+            context=artifact.contract().max_context,
+            vocab_size=artifact.contract().vocab_size,
+            fingerprint=f"fp_{model.fingerprint[:10]}",
+            tokenizer=tokenizer,
+            vocabulary=Vocabulary(tokenizer),
+            template=ChatTemplate.open(folder),
+        )
+
+    def tokens_from(self) -> Tokenizer:
+        """Return the tokenizer.
+
+        Raises:
+            Refusal: the model has none.
+        """
+        if self.tokenizer is None:
+            raise Refusal("this model has no tokenizer; send the prompt as token ids", param="model")
+        return self.tokenizer
+
+
+class Catalogue:
+    """The models by name, as their files are; `refresh` looks at the files again."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the models of packaged artifacts and model repositories, the same that `deploykit serve` takes.
+
+        Raises:
+            ArtifactError: no model there, or one that can't be read.
+        """
+        self._paths = tuple(paths)
+        self._models: dict[str, ServedModel] = {}
+        self._signatures: dict[str, Signature] = {}
+        self.reload()
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """The models, sorted by name."""
+        return tuple(self._models[name] for name in sorted(self._models))
+
+    def find(self, name: str) -> ServedModel:
+        """Return a model.
+
+        Raises:
+            Refusal: there is none of that name.
+        """
+        if found := self._models.get(name):
+            return found
+        raise no_such_model(name)
+
+    def reload(self) -> list[str]:
+        """Look at the files again, and return the names of the models that are new or have changed.
+
+        Raises:
+            ArtifactError: one of them can't be read; every model stays as it was.
+        """
+        found = {model.name: model for model in open_repository(*self._paths).models}
+        signatures = {name: _signature(model) for name, model in found.items()}
+        changed = [name for name in found if signatures[name] != self._signatures.get(name)]
+        opened = {name: ServedModel.open(found[name]) for name in changed}
+        gone = [model for name, model in self._models.items() if name in opened or name not in found]
+        self._models = {name: opened.get(name) or self._models[name] for name in found}
+        self._signatures = signatures
+        _close(gone)
+        return changed
+
+    def close(self) -> None:
+        """End what renders chat templates."""
+        _close(self.models)
+
+
+def _close(models: Sequence[ServedModel]) -> None:
+    for model in models:
+        if model.template:
+            model.template.close()
+
+
+def _signature(model: Model) -> Signature:
+    files = [model.folder / CONFIG, *(model.version_folder(version) / MANIFEST for version in model.versions)]
+    return tuple((str(file), *_state(file)) for file in files)
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from error
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,36 @@
+"""`/v1/models` and `/health`: what is served, and whether it is ready."""
+
+from fastapi import APIRouter
+
+from deploykit.client import AsyncClient
+from deploykit.gateway.answering import Service
+from deploykit.gateway.catalogue import ServedModel
+from deploykit.gateway.errors import unavailable
+from deploykit.gateway.replies import ERRORS, HealthReply, ModelReply, ModelsReply
+
+
+def model_routes(service: Service, backend: AsyncClient) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter()
+
+    @router.get("/v1/models", responses=ERRORS, summary="List the models")
+    async def models() -> ModelsReply:
+        return ModelsReply(object="list", data=[_reply(model) for model in service.catalogue.models])
+
+    @router.get("/v1/models/{model:path}", responses=ERRORS, summary="Describe a model")
+    async def model(model: str) -> ModelReply:
+        return _reply(service.catalogue.find(model))
+
+    @router.get("/health", responses=ERRORS, summary="Say whether Triton and every model are ready")
+    async def health() -> HealthReply:
+        if not (await backend.health()).ready:
+            raise unavailable()
+        return HealthReply(status="ok")
+
+    return router
+
+
+def _reply(model: ServedModel) -> ModelReply:
+    return ModelReply(
+        id=model.name, object="model", created=model.created, owned_by="deploykit", max_model_len=model.context
+    )

@@ -1,0 +1,41 @@
+"""`/tokenize` and `/detokenize`, as vLLM's server has them: texts and conversations to tokens, and back."""
+
+from fastapi import APIRouter
+
+from deploykit.gateway.answering import Service
+from deploykit.gateway.body import JsonRoute
+from deploykit.gateway.prompts import rendered, text_tokens
+from deploykit.gateway.replies import ERRORS, DetokenizeReply, TokenizeReply
+from deploykit.gateway.sampling import check_vocabulary
+from deploykit.gateway.schema import DetokenizeRequest, TokenizeChat, TokenizeRequest
+
+
+def tokenize_routes(service: Service) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(route_class=JsonRoute)
+
+    @router.post("/tokenize", responses=ERRORS, summary="Turn a text or messages into tokens")
+    async def tokenize(body: TokenizeRequest) -> TokenizeReply:
+        given = body.root
+        model = service.catalogue.find(given.model)
+        if isinstance(given, TokenizeChat):
+            text, param = await rendered(model, given.messages, given.tools, given), "messages"
+            special = bool(given.add_special_tokens)
+        else:
+            text, param = given.prompt, "prompt"
+            special = given.add_special_tokens is not False
+        tokens = await text_tokens(model, text, context=None, special=special, param=param)
+        return TokenizeReply(
+            count=len(tokens),
+            max_model_len=model.context,
+            tokens=tokens,
+            token_strs=[model.vocabulary.entry(token) for token in tokens] if given.return_token_strs else None,
+        )
+
+    @router.post("/detokenize", responses=ERRORS, summary="Turn tokens into their text")
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeReply:
+        model = service.catalogue.find(body.model)
+        check_vocabulary(body.tokens, model, param="tokens")
+        return DetokenizeReply(prompt=model.tokens_from().decode(body.tokens, skip_special_tokens=False))
+
+    return router

@@ -1,0 +1,161 @@
+"""Triton, as the endpoints ask it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from deploykit.client import AsyncClient, Chunk, ClientError, Completion, InvalidRequestError, Options
+from deploykit.gateway.catalogue import ServedModel
+from deploykit.gateway.errors import context_of
+
+PROBE_TIMEOUT: Final = 10.0
+"""Seconds that the question for an engine's context may take: it is refused at once, or nobody answers."""
+
+Piece = tuple[int, Chunk]
+"""A choice's number among all of a request, and what it adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a request wants of Triton."""
+
+    model: ServedModel
+    prompts: Sequence[list[int]]
+    choices: int
+    """Answers to each prompt; those to the first come first."""
+    sampling: Mapping[str, Any]
+    request_id: str | None
+    trace: Mapping[str, str]
+    """`traceparent` and `tracestate`, where somebody traces."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(map(len, self.prompts))
+
+
+class Upstream:
+    """Asks Triton for answers, and knows how much context each engine has."""
+
+    def __init__(self, client: AsyncClient, *, timeout: float) -> None:
+        """Ask through `client`; `timeout` are the seconds that a whole answer may take."""
+        self._client = client
+        self._timeout = timeout
+        self._contexts: dict[str, int] = {}
+        """By the model's fingerprint."""
+
+    async def context(self, model: ServedModel) -> int:
+        """Return the tokens that prompt and answer may have together.
+
+        An engine may run with less than its model was made for, as its settings and its memory are. It is asked by a
+        prompt as long as the model's context, which never fits: it is refused before anything runs, with the figure.
+
+        Raises:
+            ClientError: the engine doesn't answer.
+        """
+        if model.fingerprint not in self._contexts:
+            await self._learn_context(model)
+        return self._contexts[model.fingerprint]
+
+    async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of all answers as they come; closing the generator cancels them.
+
+        Raises:
+            ClientError: one of the answers failed.
+        """
+        try:
+            if len(question.prompts) == 1:
+                async with self._client.open_stream(question.prompts[0], **self._options(question)) as stream:
+                    async for chunk in stream:
+                        yield chunk.index, chunk
+            else:
+                async with aclosing(self._merged(question)) as merged:
+                    async for piece in merged:
+                        yield piece
+        except ClientError as error:
+            self._heed(question.model, error)
+            raise
+
+    async def completions(self, question: Question) -> list[Completion]:
+        """Return the whole answers to each prompt.
+
+        Raises:
+            ClientError: one of them failed; the others are cancelled.
+        """
+        tasks = [
+            asyncio.ensure_future(self._client.generate(prompt, **self._options(question)))
+            for prompt in question.prompts
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        except ClientError as error:
+            self._heed(question.model, error)
+            raise
+        finally:
+            await _end(tasks)
+
+    async def _merged(self, question: Question) -> AsyncGenerator[Piece, None]:
+        pieces: asyncio.Queue[Piece | ClientError | None] = asyncio.Queue()
+        options = self._options(question)
+
+        async def pump(first: int, prompt: list[int]) -> None:
+            try:
+                async with self._client.open_stream(prompt, **options) as stream:
+                    async for chunk in stream:
+                        pieces.put_nowait((first + chunk.index, chunk))
+                pieces.put_nowait(None)
+            except ClientError as error:
+                pieces.put_nowait(error)
+
+        tasks = [
+            asyncio.create_task(pump(number * question.choices, prompt))
+            for number, prompt in enumerate(question.prompts)
+        ]
+        try:
+            running = len(tasks)
+            while running:
+                piece = await pieces.get()
+                if isinstance(piece, ClientError):
+                    raise piece
+                if piece is None:
+                    running -= 1
+                else:
+                    yield piece
+        finally:
+            await _end(tasks)
+
+    async def _learn_context(self, model: ServedModel) -> None:
+        context = None
+        try:
+            await self._client.generate([0] * model.context, model=model.name, timeout=PROBE_TIMEOUT, max_tokens=1)
+        except InvalidRequestError as error:
+            context = context_of(error)
+        self._contexts[model.fingerprint] = context or model.context
+
+    def _heed(self, model: ServedModel, error: ClientError) -> None:
+        """Learn from a failure what it tells of an engine: its context, or that another one may come."""
+        if context := context_of(error):
+            self._contexts[model.fingerprint] = context
+        elif not isinstance(error, InvalidRequestError):
+            self._contexts.pop(model.fingerprint, None)
+
+    def _options(self, question: Question) -> Options:
+        return cast(
+            "Options",
+            {
+                **question.sampling,
+                "model": question.model.name,
+                "timeout": self._timeout,
+                "request_id": question.request_id,
+                "trace": question.trace,
+            },
+        )
+
+
+async def _end(tasks: Sequence["asyncio.Future[Any]"]) -> None:
+    """Cancel what still runs of tasks, and wait for its end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
