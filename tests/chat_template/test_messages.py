@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploykit.chat_template import check_messages, check_tools, read_messages, read_tools
@@ -201,6 +201,7 @@ LIKE_MESSAGES = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(LIKE_MESSAGES | JSON)
 def test_whatever_comes_is_refused_or_made_json(value: object) -> None:
     with suppress(RequestError):
