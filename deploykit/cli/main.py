@@ -14,6 +14,7 @@ from deploykit.cli.console import printable
 from deploykit.cli.convert import convert
 from deploykit.cli.doctor import doctor
 from deploykit.cli.export import export
+from deploykit.cli.gateway import gateway
 from deploykit.cli.generate import generate
 from deploykit.cli.inspect import inspect
 from deploykit.cli.optimize import optimize
@@ -39,19 +40,24 @@ Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or q
 12 the doctor found an error · 130 Ctrl-C · 1 anything else."""
 
 
-EXTRAS = {"generate": "cpu,engine", "serve": "cpu,engine,local", "train": "train"}
+EXTRAS = {"gateway": "gateway", "generate": "cpu,engine", "serve": "cpu,engine,local", "train": "train"}
 """Extras that a verb needs, where it isn't those of the export."""
 EXTRA_PACKAGES = (
+    "fastapi",
     "huggingface_hub",
     "jinja2",
     "onnx",
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
+    "prometheus_client",
     "safetensors",
+    "starlette",
     "tokenizers",
     "torch",
     "transformers",
+    "uvicorn",
+    "uvloop",
 )
 """What those extras bring, by the name it is imported by."""
 
@@ -109,7 +115,7 @@ def commands() -> None:
     """Hold the verbs."""
 
 
-for verb in (export, serve, generate, train, convert, optimize, quantize, validate, package, inspect, doctor):
+for verb in (export, serve, gateway, generate, train, convert, optimize, quantize, validate, package, inspect, doctor):
     commands.add_command(verb)
 
 

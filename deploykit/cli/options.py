@@ -9,7 +9,9 @@ import click
 from deploykit.config import (
     ConvertConfig,
     EngineConfig,
+    GatewayConfig,
     Method,
+    MetricsAccess,
     Mode,
     Quantization,
     QuantizeConfig,
@@ -17,7 +19,7 @@ from deploykit.config import (
     ValidateConfig,
 )
 from deploykit.errors import ConfigError
-from deploykit.sizes import parse_bytes
+from deploykit.sizes import parse_bytes, spell_bytes
 from deploykit.spec import VARIANT_FILES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,8 +123,89 @@ running = _all(
         default=None,
         help="ONNX Runtime's threads for each model; the cores by default, shared out evenly among several models.",
     ),
+    click.option(
+        "--log-requests/--no-log-requests",
+        default=None,
+        help="A line of JSON on stderr for each request that has ended: its id, tokens, times, how it ended.  "
+        f"[default: {_UNSET}, no]",
+    ),
+    click.option(
+        "--log-prompts/--no-log-prompts",
+        default=None,
+        help=f"Put the prompts into those lines, too.  [default: {_UNSET}, no]",
+    ),
 )
 """Fields of `EngineConfig`, all of them, for every model that is served."""
+
+answering = _all(
+    click.option(
+        "--api-keys",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        metavar="FILE",
+        help="One key a line, KEY or NAME:KEY, read again when it changes; those in DEPLOYKIT_API_KEYS count, "
+        "too. Everybody is let in by default.",
+    ),
+    click.option(
+        "--metrics-access",
+        "metrics",
+        type=choices(MetricsAccess),
+        default=GatewayConfig.metrics,
+        show_default=True,
+        help="Who may read the gateway's /metrics: whoever has a key, if there are any; everybody; nobody.",
+    ),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        help="Origin whose pages may call from a browser, or * for all; may be repeated.",
+    ),
+    click.option(
+        "--max-body",
+        callback=_bytes,
+        default=spell_bytes(GatewayConfig.max_body),
+        show_default=True,
+        metavar="SIZE",
+        help="Largest body of a request.",
+    ),
+    click.option(
+        "--max-requests",
+        type=int,
+        default=GatewayConfig.max_requests,
+        show_default=True,
+        help="Requests that may be open.",
+    ),
+    click.option(
+        "--body-timeout",
+        type=float,
+        default=GatewayConfig.body_timeout,
+        show_default=True,
+        help="Seconds a caller may take to send a request, or to read what waits for it.",
+    ),
+    click.option(
+        "--answer-timeout",
+        "timeout",
+        type=float,
+        default=GatewayConfig.timeout,
+        show_default=True,
+        help="Seconds until a whole answer must be there.",
+    ),
+    click.option("--log-prompts", is_flag=True, help="Write prompts into the gateway's log."),
+)
+"""Fields of `GatewayConfig`, but for where it listens and ends."""
+
+ANSWERING: Final = (
+    "api_keys",
+    "metrics",
+    "cors_origins",
+    "max_body",
+    "max_requests",
+    "body_timeout",
+    "timeout",
+    "log_prompts",
+)
+"""What `answering` adds, as fields of `GatewayConfig`."""
 
 precision = click.option(
     "--precision",

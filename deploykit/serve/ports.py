@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
 
+from deploykit import listening
 from deploykit.config import ServeConfig
-from deploykit.errors import ServeError
 
 TRITON_PORTS: Final = ("http_port", "grpc_port", "metrics_port")
 """Those of `ServeConfig` that Triton itself listens on."""
@@ -31,21 +31,4 @@ def listen(config: ServeConfig, name: str) -> socket.socket:
         ServeError: the port is taken or not allowed, or the host is no address of this machine.
     """
     port: int = getattr(config, name)
-    option = "--" + name.replace("_", "-")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(config.host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind)
-    except OSError as error:
-        raise ServeError(f"--host {config.host}: not an address to listen on ({error.strerror})") from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        # Two sockets that never listen may share an address; one that listens shows that nobody else does.
-        sock.listen(16)
-    except OSError as error:
-        sock.close()
-        raise ServeError(
-            f"{option} {port}: can't listen on {config.host} ({error.strerror}); "
-            "choose another port, or 0 for a free one"
-        ) from error
-    return sock
+    return listening.listen(config.host, port, "--" + name.replace("_", "-"))

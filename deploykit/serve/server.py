@@ -11,15 +11,16 @@ from typing import Any, Self
 
 from deploykit.config import EngineConfig, ServeConfig
 from deploykit.errors import DeploykitError, ServeError
+from deploykit.listening import bracketed, reachable
 from deploykit.serve.health import HealthServer
 from deploykit.serve.heartbeat import Beat, current
 from deploykit.serve.install import Install, find_install
 from deploykit.serve.loading import Loading
 from deploykit.serve.ports import choose_ports, listen
-from deploykit.serve.signals import ENDING, Hangup, handling
 from deploykit.serve.supervisor import Phase, Supervisor
-from deploykit.serve.triton import TritonProcess, bracketed, reachable
+from deploykit.serve.triton import TritonProcess
 from deploykit.serve.workplace import Workplace
+from deploykit.signals import ENDING, Hangup, handling
 
 
 class LocalServer:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import deploykit.serve.leash as leash
 from deploykit.config import ServeConfig
 from deploykit.errors import ServeError
+from deploykit.listening import bracketed, reachable
 from deploykit.serve.heartbeat import (
     DIRECTORY_VARIABLE,
     Beat,
@@ -28,6 +29,7 @@ from deploykit.serve.heartbeat import (
 )
 from deploykit.serve.hiding import children, hide
 from deploykit.serve.install import Install
+from deploykit.serve.request_log import FILE_VARIABLE, handed_down
 from deploykit.serve.settings import ENGINE_VARIABLE, ENGINES_VARIABLE
 from deploykit.serve.workplace import Workplace
 
@@ -96,10 +98,13 @@ class TritonProcess:
         environment = {**install.environment(), DIRECTORY_VARIABLE: str(self._beats), ENGINES_VARIABLE: str(engines)}
         if config.engine:
             environment[ENGINE_VARIABLE] = json.dumps(dict(config.engine))
-        with log.open("ab") as stream:
+        with log.open("ab") as stream, _own_stderr() as stderr:
+            # Triton's log is a file that goes away; lines that were asked for come out where this process speaks.
+            environment |= {FILE_VARIABLE: handed_down(stderr)} if stderr is not None else {}
             self._process = subprocess.Popen(  # noqa: S603  # the server that was asked for
                 command,
                 env=environment,
+                pass_fds=() if stderr is None else (stderr,),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -206,6 +211,20 @@ class TritonProcess:
                 raise ServeError(f"model {model!r} can't be loaded: {_loading_problem(error, timeout)}") from None
 
 
+@contextmanager
+def _own_stderr() -> Iterator[int | None]:
+    """Give a number under which a child can inherit this process's standard error; None where there is none."""
+    try:
+        file = os.dup(2)
+    except OSError:
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
 def flags(
     models: Path,
     config: ServeConfig,
@@ -254,13 +273,3 @@ def _loading_problem(error: Any, timeout: float) -> str:
     if found := _REFUSED.search(details):
         return found["why"]
     return "the server ended meanwhile" if error.code().name == "UNAVAILABLE" else details.partition("\n")[0]
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
-
-
-def reachable(host: str) -> str:
-    """Return an address at which a server that listens on `host` answers from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound

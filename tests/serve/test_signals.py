@@ -11,7 +11,7 @@ import pytest
 WAIT = """
 import signal, sys
 from pathlib import Path
-from deploykit.serve.signals import Hangup, handling
+from deploykit.signals import Hangup, handling
 
 hung_up, out = Hangup(), Path(sys.argv[1])
 with handling(lambda *_: out.write_text(str(hung_up())), signal.SIGHUP):
