@@ -2,9 +2,10 @@
 
 import json
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,22 +13,33 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from deploykit.client.messages import elements
+from deploykit.client.tensors import elements
 
 Answer = Callable[[Any, grpc.ServicerContext], Iterator[Any]]
 """From a ModelInferRequest to the responses of its stream."""
 
 
-def piece(text: str, reason: str = "None", *, tokens: int = 1, prompt: int = 3) -> Any:
-    """A response with one piece of text, as Triton's vLLM backend writes it."""
+def piece(
+    *texts: str,
+    reasons: Sequence[str] = (),
+    tokens: int | Sequence[int] = 1,
+    prompt: int = 3,
+    logprobs: Sequence[str] = (),
+) -> Any:
+    """A response as Triton's vLLM backend writes it: a text and its reason, or several texts with their `reasons`."""
+    if not reasons:
+        # The ordinary one: a text, and why it ends, if it does.
+        texts, reasons = texts[:1], texts[1:] or ("None",)
+    told = [tokens] if isinstance(tokens, int) else tokens
     response = service_pb2.ModelInferResponse(model_name="writer")
     for name, datatype, raw in (
-        ("text_output", "BYTES", _bytes(text)),
-        ("finish_reason", "BYTES", _bytes(reason)),
-        ("num_input_tokens", "UINT32", prompt.to_bytes(4, "little")),
-        ("num_output_tokens", "UINT32", tokens.to_bytes(4, "little")),
+        ("text_output", "BYTES", _strings(texts)),
+        ("finish_reason", "BYTES", _strings(reasons)),
+        ("num_input_tokens", "UINT32", _numbers([prompt])),
+        ("num_output_tokens", "UINT32", _numbers(told)),
+        *((("logprobs", "BYTES", _strings(logprobs)),) if logprobs else ()),
     ):
-        response.outputs.add(name=name, datatype=datatype, shape=[1])
+        response.outputs.add(name=name, datatype=datatype, shape=[len(texts)])
         response.raw_output_contents.append(raw)
     return service_pb2.ModelStreamInferResponse(infer_response=response)
 
@@ -37,16 +49,23 @@ def error(message: str) -> Any:
     return service_pb2.ModelStreamInferResponse(error_message=message)
 
 
-def _bytes(text: str) -> bytes:
-    return len(text.encode()).to_bytes(4, "little") + text.encode()
+def _strings(texts: Sequence[str]) -> bytes:
+    return b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
+
+
+def _numbers(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
 
 
 def inputs(request: Any) -> dict[str, Any]:
     """The tensors of a request as Python values."""
-    values: dict[str, Any] = {}
-    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
-        values[tensor.name] = bool(raw[0]) if tensor.datatype == "BOOL" else next(iter(elements(raw))).decode()
-    return values
+    read: dict[str, Callable[[bytes], Any]] = {
+        "BOOL": lambda raw: bool(raw[0]),
+        "INT64": lambda raw: list(struct.unpack(f"<{len(raw) // 8}q", raw)),
+        "BYTES": lambda raw: elements(raw)[0].decode(),
+    }
+    tensors = zip(request.inputs, request.raw_input_contents, strict=True)
+    return {tensor.name: read[tensor.datatype](raw) for tensor, raw in tensors}
 
 
 @dataclass
@@ -135,17 +154,17 @@ class Wire:
         while True:
             try:
                 near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
             self._open += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._relay, args=(source, sink), daemon=True).start()
 
     def _relay(self, source: socket.socket, sink: socket.socket) -> None:
-        source.settimeout(0.05)
         while True:
             try:
+                source.settimeout(0.05)
                 data = source.recv(65536)
             except TimeoutError:
                 continue

@@ -1,51 +1,29 @@
-"""The connection to a server."""
+"""gRPC channels, and as many of them as the calls at one time need."""
 
-from dataclasses import dataclass
+import json
+import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 
+from deploykit.client.address import TLS, Address
 from deploykit.client.errors import InvalidRequestError
+from deploykit.client.protocol import MESSAGES, SERVICE, ModelInferRequest, ModelStreamInferResponse
+from deploykit.client.triton import STREAM
 
-KEEPALIVE: Final = 20.0
-"""Seconds of silence after which a ping asks whether the other side is there. With the wait for its answer a half-open
-connection is found within 28 s. A Triton with its own defaults takes the fourth such ping for an attack (80 s without
-a token); `deploykit serve` starts it with `--grpc-http2-max-ping-strikes=0`."""
+STREAMS: Final = 100
+"""Calls at a time over one connection: no HTTP/2 server should allow fewer (RFC 9113, 6.5.2), and what a server or a
+proxy doesn't allow waits without a word."""
 _PING_ANSWER: Final = 0.4
 """Part of the keepalive time that a ping's answer may take."""
+_ROUND_ROBIN: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a server is."""
-
-    target: str
-    """Host and port."""
-    secure: bool
-    """Whether to speak TLS."""
-
-
-def parse_url(url: str) -> Address:
-    """Return the address that `url` names: `HOST:PORT`, `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS.
-
-    Raises:
-        InvalidRequestError: another scheme, or no port.
-    """
-    scheme, separator, rest = url.rpartition("://")
-    if separator and scheme not in ("grpc", "grpcs"):
-        raise InvalidRequestError(
-            f"{url}: the client speaks gRPC, not {scheme}; give HOST:PORT of Triton's gRPC endpoint (usually port 8001)"
-        )
-    target = rest.rstrip("/")
-    if not target.rpartition(":")[2].isdecimal():
-        raise InvalidRequestError(f"{url}: no port in it; give HOST:PORT, such as localhost:8001")
-    return Address(target, secure=scheme == "grpcs")
-
-
-def open_channel(address: Address, *, keepalive: float) -> Any:
-    """Return a gRPC channel to `address`; it connects when it is first used, and again when the connection is lost."""
+def channel_options(address: Address, *, keepalive: float, server_name: str | None) -> list[tuple[str, Any]]:
+    """Return the options of a gRPC channel; it connects when it is first used, and again when it lost its server."""
     answer = round(keepalive * _PING_ANSWER * 1e3)
-    options = [
+    options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", round(keepalive * 1e3)),
         ("grpc.keepalive_timeout_ms", answer),
         # Its own probes of the bandwidth are pings, too; while one is in flight, no other is sent.
@@ -61,7 +39,86 @@ def open_channel(address: Address, *, keepalive: float) -> Any:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # One layer asks again, and this one knows the budget.
+        ("grpc.enable_retries", 0),
     ]
-    if address.secure:
-        return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(), options=options)
-    return grpc.insecure_channel(address.target, options=options)
+    if address.target.startswith("dns:"):
+        options.append(("grpc.service_config", _ROUND_ROBIN))
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    return options
+
+
+def credentials(tls: TLS) -> Any:
+    """Return gRPC's credentials.
+
+    Raises:
+        InvalidRequestError: a file can't be read.
+    """
+    return grpc.ssl_channel_credentials(tls.read("ca"), tls.read("key"), tls.read("certificate"))
+
+
+class Lane:
+    """One connection, and the methods that are called over it."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.busy = 0
+        # One request, many responses: on the wire the same as the service's own stream of requests that ends after
+        # the first, and no thread to feed it.
+        self.stream = channel.unary_stream(
+            f"{SERVICE}{STREAM}",
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelStreamInferResponse.FromString,
+        )
+
+    def method(self, name: str) -> Any:
+        """Return a method with one reply."""
+        return self.channel.unary_unary(
+            f"{SERVICE}{name}",
+            request_serializer=MESSAGES[f"{name}Request"].SerializeToString,
+            response_deserializer=MESSAGES[f"{name}Response"].FromString,
+        )
+
+
+class Pool:
+    """The connections of one client: a further one wherever those at hand have as many calls as they may have."""
+
+    def __init__(self, make: Callable[[], Any], *, url: str) -> None:
+        self._make = make
+        self._url = url
+        self._lanes: list[Lane] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self) -> Lane:
+        """Return the least busy connection; `give_back` must follow when the call has ended.
+
+        Raises:
+            InvalidRequestError: the client is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise self.closed()
+            lane = min(self._lanes, key=lambda lane: lane.busy, default=None)
+            if lane is None or lane.busy >= STREAMS:
+                lane = Lane(self._make())
+                self._lanes.append(lane)
+            lane.busy += 1
+            return lane
+
+    def give_back(self, lane: Lane) -> None:
+        """Count a call as ended."""
+        with self._lock:
+            lane.busy -= 1
+
+    def close(self) -> list[Any]:
+        """Return the channels, which the caller must close; there will be no others."""
+        with self._lock:
+            self._closed = True
+            lanes, self._lanes = self._lanes, []
+            return [lane.channel for lane in lanes]
+
+    def closed(self) -> InvalidRequestError:
+        """Return the error of who asks a closed client."""
+        return InvalidRequestError(f"{self._url}: this client is closed; make a new one")

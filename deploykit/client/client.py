@@ -1,55 +1,25 @@
-"""The client: a connection to a server, and what can be asked of it."""
+"""The client for threads: a connection to a server, and what can be asked of it."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-from deploykit.client.channel import KEEPALIVE, open_channel, parse_url
-from deploykit.client.errors import (
-    ClientError,
-    DeadlineExceededError,
-    InvalidRequestError,
-    NotFoundError,
-    UnavailableError,
-)
-from deploykit.client.faults import RESTRICTED, fault_of_status
-from deploykit.client.messages import Completion, Model, Sampling, generation_request, read_models, read_statistics
-from deploykit.client.stream import TextStream
-
-PROBE_TIMEOUT: Final = 5.0
-"""Seconds that a health check may take: it is asked to learn that a server doesn't answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Health:
-    """How a server is.
-
-    Example:
-        ```python
-        from deploykit.client import Client
-
-        with Client("localhost:8001") as client:
-            health = client.health()
-            print("alive" if health.live else "gone", "and ready" if health.ready else "but not ready")
-        ```
-    """
-
-    live: bool
-    """Whether it answers at all."""
-    ready: bool
-    """Whether every model is ready."""
+from deploykit.client.address import TLS
+from deploykit.client.core import PROBE_TIMEOUT, Core, seconds
+from deploykit.client.dialect import read_chat
+from deploykit.client.retry import TRIES
+from deploykit.client.sampling import Options
+from deploykit.client.stream import TextStream, perform
+from deploykit.client.transport import KEEPALIVE, Transport, transport_to
+from deploykit.client.values import Completion, Health, Model
 
 
 class Client:
-    """A client of one Triton server over gRPC; safe to use from several threads at once.
+    """A client of one server; safe to use from several threads at once.
 
     Every call has a deadline, which the server learns, too. A request that finds the server unavailable is tried up to
-    three times within its deadline, but never once a part of the answer has arrived.
+    three times within its deadline, but never once a part of the answer has arrived, and of many requests that all fail
+    at most a tenth is sent again.
 
     Example:
         ```python
@@ -66,51 +36,57 @@ class Client:
         *,
         model: str | None = None,
         timeout: float = 60.0,
+        api_key: str | None = None,
+        tls: TLS | None = None,
+        tries: int = TRIES,
         keepalive: float = KEEPALIVE,
+        transport: Transport | None = None,
     ) -> None:
         """Make a client; it connects with the first call.
 
         Args:
-            url: `HOST:PORT` of the server's gRPC endpoint; `grpcs://HOST:PORT` for TLS.
+            url: `HOST:PORT` of Triton's gRPC endpoint, `grpcs://HOST:PORT` for TLS, `dns:///HOST:PORT` to go in turn to
+                all addresses of a name, or `http://` and `https://` for the gateway.
             model: the model to ask; where None, the server's only one.
             timeout: seconds a call may take, unless it is given its own.
+            api_key: sent as a bearer token with each request.
+            tls: certificates, where the system's don't do; with them a bare `HOST:PORT` speaks TLS, too.
+            tries: times a request may be sent, 1 to 3: 1 for who is asked by someone that asks again already.
             keepalive: seconds of silence after which the connection is checked; a dead one is found after 1.4 times
                 that.
+            transport: a server made up by a test, instead of `url`; see `deploykit.client.testing`.
 
         Raises:
-            InvalidRequestError: `url` is no address of a gRPC endpoint, or `timeout` or `keepalive` is no time.
+            InvalidRequestError: one of these can't be.
         """
-        self._url = url
-        self._model = model
-        self._timeout = _seconds("timeout", timeout)
-        self._channel = open_channel(parse_url(url), keepalive=_seconds("keepalive", keepalive))
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        way = transport or transport_to(url, keepalive=seconds("keepalive", keepalive), tls=tls, api_key=api_key)
+        self._core = Core(way, model=model, timeout=timeout, tries=tries)
+        self._connection = way.connect()
 
     @overload
     def generate(
-        self, prompt: str, *, stream: Literal[False] = False, timeout: float | None = None, **sampling: Unpack[Sampling]
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = False, **options: Unpack[Options]
     ) -> Completion: ...
 
     @overload
     def generate(
-        self, prompt: str, *, stream: Literal[True], timeout: float | None = None, **sampling: Unpack[Sampling]
+        self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Unpack[Options]
     ) -> TextStream: ...
 
     @overload
     def generate(
-        self, prompt: str, *, stream: bool, timeout: float | None = None, **sampling: Unpack[Sampling]
+        self, prompt: str | Sequence[int], *, stream: bool, **options: Unpack[Options]
     ) -> Completion | TextStream: ...
 
     def generate(
-        self, prompt: str, *, stream: bool = False, timeout: float | None = None, **sampling: Unpack[Sampling]
+        self, prompt: str | Sequence[int], *, stream: bool = False, **options: Unpack[Options]
     ) -> Completion | TextStream:
         """Return the model's continuation of `prompt`.
 
         Args:
-            prompt: the text to continue.
+            prompt: the text to continue, or its token ids.
             stream: whether to return the pieces as they are generated, instead of the whole at the end.
-            timeout: seconds until the whole answer must be there; the client's own where None.
-            sampling: `max_tokens`, `temperature`, `top_p`, `seed`, `stop` and the other fields of `Sampling`.
+            options: `timeout`, `max_tokens`, `temperature`, `seed`, `stop` and the other fields of `Options`.
 
         Raises:
             ClientError: the call failed; with `stream`, this comes while the stream is read.
@@ -124,13 +100,68 @@ class Client:
                     print(chunk.text, end="", flush=True)
             ```
         """
-        seconds = self._timeout if timeout is None else _seconds("timeout", timeout)
-        request = generation_request(self._model or self._only_model(seconds), prompt, sampling, stream=stream)
+        answer = TextStream(self._core.exchange(prompt, options, stream=stream), self._connection)
+        return answer if stream else answer.completion()
 
-        def start(left: float) -> Any:
-            return self._start(request, left)
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> Completion: ...
 
-        answer = TextStream(start, url=self._url, timeout=seconds)
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> TextStream: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> Completion | TextStream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> Completion | TextStream:
+        """Return the model's answer to a chat, which the server writes out with the model's own chat template.
+
+        Args:
+            messages: what was said so far; see `Message`.
+            stream: whether to return the pieces as they are generated, instead of the whole at the end.
+            tools: descriptions of functions, for templates that know what to do with them.
+            options: `timeout`, `max_tokens`, `temperature`, `seed`, `stop` and the other fields of `Options`.
+
+        Raises:
+            ClientError: the call failed; with `stream`, this comes while the stream is read.
+
+        Example:
+            ```python
+            from deploykit.client import Client
+
+            with Client("localhost:8001") as client:
+                print(client.chat([{"role": "user", "content": "Hello!"}], max_tokens=32).text)
+            ```
+        """
+        exchange = self._core.exchange(read_chat(messages), options, stream=stream, tools=tools)
+        answer = TextStream(exchange, self._connection)
         return answer if stream else answer.completion()
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
@@ -150,19 +181,13 @@ class Client:
                     print(model.name, model.version, "ready" if model.ready else model.reason)
             ```
         """
-        seconds = self._timeout if timeout is None else _seconds("timeout", timeout)
-        try:
-            return read_models(self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), seconds))
-        except UnavailableError as error:
-            if RESTRICTED not in str(error):
-                raise
-        return read_statistics(self._ask(self._stub.ModelStatistics, service_pb2.ModelStatisticsRequest(), seconds))
+        return perform(self._core.models(timeout), self._connection)
 
     def health(self, *, timeout: float = PROBE_TIMEOUT) -> Health:
         """Return how the server is; one that can't be reached is neither live nor ready.
 
         Raises:
-            ClientError: it answers, but not as Triton does, or refuses this caller.
+            ClientError: it answers, but not as such a server does, or refuses this caller.
 
         Example:
             ```python
@@ -172,13 +197,7 @@ class Client:
                 print(client.health(timeout=2))
             ```
         """
-        seconds = _seconds("timeout", timeout)
-        try:
-            live = self._ask(self._stub.ServerLive, service_pb2.ServerLiveRequest(), seconds).live
-            ready = self._ask(self._stub.ServerReady, service_pb2.ServerReadyRequest(), seconds).ready
-        except (UnavailableError, DeadlineExceededError):
-            return Health(live=False, ready=False)
-        return Health(live=live, ready=ready)
+        return perform(self._core.health(timeout), self._connection)
 
     def is_ready(self, *, timeout: float = PROBE_TIMEOUT) -> bool:
         """Return whether the server and all its models are ready.
@@ -197,7 +216,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; streams that still run are cancelled."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -206,36 +225,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _only_model(self, timeout: float) -> str:
-        names = sorted({model.name for model in self.models(timeout=timeout)})
-        if len(names) != 1:
-            found = f"has several models ({', '.join(names)}); name one with model=" if names else "has no model"
-            raise NotFoundError(f"{self._url}: the server {found}")
-        self._model = names[0]
-        return self._model
-
-    def _start(self, request: Any, timeout: float) -> Any:
-        try:
-            return self._stub.ModelStreamInfer(iter([request]), timeout=timeout)
-        except ValueError:
-            raise _closed(self._url) from None
-
-    def _ask(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
-        try:
-            return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise fault_of_status(error.code().name, error.details() or "", url=self._url) from None
-        except ValueError:
-            raise _closed(self._url) from None
-
-
-def _closed(url: str) -> ClientError:
-    # gRPC says so with a ValueError.
-    return InvalidRequestError(f"{url}: this client is closed; make a new one")
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InvalidRequestError(f"{name} must be a positive number of seconds, got {value!r}")
-    return float(value)

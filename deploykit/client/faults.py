@@ -42,7 +42,7 @@ _TEXTS: Final = (
 )
 """What Triton's core says in a stream, where it gives no status code."""
 
-RESTRICTED: Final = "This protocol is restricted"
+_RESTRICTED: Final = "This protocol is restricted"
 """How Triton begins to say that a call is for administrators; its status code is UNAVAILABLE."""
 
 _STATUS_PREFIX: Final = re.compile(r"([A-Z][A-Z_]+): (.+)", re.DOTALL)
@@ -57,7 +57,7 @@ def fault_of_status(status: str, details: str, *, url: str) -> ClientError:
         details: the status's text.
         url: the server, as the user named it.
     """
-    kind = _BY_STATUS.get(status, ServerError)
+    kind = PermissionDeniedError if details.startswith(_RESTRICTED) else _BY_STATUS.get(status, ServerError)
     said = " ".join(details.split()) or status
     if kind is UnavailableError:
         return UnavailableError(f"{url}: unavailable: {said}; check that the server runs there and speaks gRPC")

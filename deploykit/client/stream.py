@@ -1,21 +1,40 @@
-"""An answer that is still arriving."""
+"""An answer that is still arriving, for threads; and the performing of steps that wait in the calling thread."""
 
-import random
 import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
-import grpc
+from deploykit.client.core import Exchange
+from deploykit.client.errors import CancelledError, ClientError
+from deploykit.client.exchange import RECEIVE, Ask, Asking, Open, Step, Wait
+from deploykit.client.transport import Call, Connection
+from deploykit.client.values import Chunk, Completion
 
-from deploykit.client.errors import CancelledError, ClientError, UnavailableError
-from deploykit.client.faults import fault_of_message, fault_of_status, in_mid_stream
-from deploykit.client.messages import Answer, Chunk, Completion
-from deploykit.client.retry import waits
+Result = TypeVar("Result")
 
-Call = Callable[[float], Any]
-"""Starts the request with a deadline in seconds and returns gRPC's call object."""
+
+def perform(steps: Asking[Result], connection: Connection) -> Result:
+    """Return what steps without an answer in parts lead to.
+
+    Raises:
+        ClientError: they lead to none.
+    """
+    try:
+        step = next(steps)
+        while True:
+            reply = None
+            try:
+                if isinstance(step, Ask):
+                    reply = connection.ask(step.request, step.timeout)
+                else:
+                    time.sleep(step.seconds)
+            except ClientError as fault:
+                step = steps.throw(fault)
+            else:
+                step = steps.send(reply)
+    except StopIteration as end:
+        return cast("Result", end.value)
 
 
 class TextStream:
@@ -36,21 +55,26 @@ class TextStream:
         ```
     """
 
-    def __init__(self, start: Call, *, url: str, timeout: float) -> None:
-        self._start = start
-        self._url = url
-        self._deadline = time.monotonic() + timeout
-        self._waits = waits(random.Random())
-        self._answer = Answer()
+    def __init__(self, exchange: Exchange, connection: Connection) -> None:
+        self._exchange = exchange
+        self._steps = exchange.steps
+        self._connection = connection
         self._closed = False
         self._cancelled = threading.Event()
-        self._call: Any = None
-        self._open()
+        self._call: Call | None = None
+        self._step: Step | Chunk | None = None
+        # Sent at once: several streams that are begun in a row run side by side.
+        self._step = self._advance(stop=RECEIVE)
 
     @property
     def text(self) -> str:
-        """What has arrived so far."""
-        return self._answer.text
+        """What has arrived so far, of the first choice."""
+        return self._exchange.answer.text
+
+    @property
+    def request_id(self) -> str:
+        """What the request is called in the server's logs."""
+        return self._exchange.request_id
 
     def __iter__(self) -> Self:
         return self
@@ -62,23 +86,9 @@ class TextStream:
             StopIteration: the answer is complete, or the stream was closed.
             ClientError: the call failed; see `deploykit.client.errors`.
         """
-        while not self._closed:
-            try:
-                chunk = self._receive()
-            except UnavailableError as fault:
-                if self._answer.begun or not self._try_again():
-                    self._fail(fault)
-            except ClientError as fault:
-                self._fail(fault)
-            except BaseException:
-                # Ctrl-C, or a bug of ours: nobody will read on.
-                self.close()
-                raise
-            else:
-                if chunk:
-                    return chunk
-                self.close()
-        raise StopIteration
+        if self._closed:
+            raise StopIteration
+        return cast("Chunk", self._advance())
 
     def completion(self) -> Completion:
         """Read to the end and return the whole answer, what was read before included.
@@ -88,12 +98,13 @@ class TextStream:
         """
         for _ in self:
             pass
-        return self._answer.completion()
+        return self._exchange.answer.completion()
 
     def cancel(self) -> None:
         """Cancel the request on the server; whoever waits for the next piece, in any thread, gets a CancelledError."""
         self._cancelled.set()
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
 
     def close(self) -> None:
         """Cancel the request if it still runs, and end the iteration."""
@@ -114,44 +125,35 @@ class TextStream:
         if getattr(self, "_call", None) is not None:
             self.close()
 
-    def _open(self) -> None:
-        # gRPC takes a deadline of 0 for one that has passed; a negative one, too.
-        self._call = self._start(self._deadline - time.monotonic())
-
-    def _receive(self) -> Chunk | None:
-        """Return the next piece, or None at the proper end.
-
-        Raises:
-            ClientError: whatever ended the stream instead.
-        """
-        if self._cancelled.is_set():
-            raise CancelledError(f"{self._url}: the request was cancelled")
+    def _advance(self, stop: Step | None = None) -> Step | Chunk:
+        """Return the next piece, or the step `stop`, having performed what comes before it."""
         try:
-            for message in self._call:
-                if message.error_message:
-                    raise fault_of_message(message.error_message)
-                chunk = self._answer.add(message.infer_response)
-                if chunk:
-                    return chunk
-        except grpc.RpcError as error:
-            raise fault_of_status(error.code().name, error.details() or "", url=self._url) from None
-        if self._answer.finish_reason is None:
-            raise UnavailableError(f"{self._url}: the server ended the stream before the answer was complete")
+            step = self._step or next(self._steps)
+            self._step = None
+            while isinstance(step, Step) and step is not stop:
+                try:
+                    outcome = self._outcome(step)
+                except ClientError as fault:
+                    step = self._steps.throw(fault)
+                else:
+                    step = self._steps.send(outcome)
+        except BaseException:
+            # The end, a failure, Ctrl-C, or a bug of ours: nobody will read on.
+            self.close()
+            raise
+        return step
+
+    def _outcome(self, step: Step) -> Any:
+        """Return what performing a step has brought."""
+        if self._cancelled.is_set():
+            raise CancelledError(f"{self._exchange.url}: the request was cancelled")
+        if step is RECEIVE:
+            return cast("Call", self._call).receive()
+        if isinstance(step, Open):
+            self._call = self._connection.open(step.request, step.timeout)
+        elif isinstance(step, Ask):
+            return self._connection.ask(step.request, step.timeout)
+        elif isinstance(step, Wait):
+            # A cancelled stream isn't asked for again: the next step says so.
+            self._cancelled.wait(step.seconds)
         return None
-
-    def _try_again(self) -> bool:
-        """Wait a moment and start the call anew; return False where tries or time are used up."""
-        wait = next(self._waits, None)
-        if wait is None or time.monotonic() + wait >= self._deadline:
-            return False
-        # A cancelled stream isn't asked for again: the next look at it says so.
-        if not self._cancelled.wait(wait):
-            self._open()
-        return True
-
-    def _fail(self, fault: ClientError) -> None:
-        self.close()
-        if self._answer.begun:
-            fault = in_mid_stream(fault, text=self._answer.text, tokens=self._answer.num_output_tokens)
-        # The message says it all; the frames of gRPC add nothing.
-        raise fault from None

@@ -308,7 +308,7 @@ def test_cancel_wakes_the_reader(running: Running, client: Client) -> None:
 def test_cancel_ends_the_wait_for_another_try(
     running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploykit.client.stream.waits", lambda generator: iter([WAIT / 2]))
+    monkeypatch.setattr("deploykit.client.exchange.waits", lambda generator, tries: iter([WAIT / 2]))
     running.service.answer = aborting(grpc.StatusCode.UNAVAILABLE)
     stream = client.generate("hi", stream=True)
     threading.Timer(0.3, stream.cancel).start()
@@ -378,7 +378,7 @@ def test_a_client_outlives_a_restart_of_the_server(free_port: int) -> None:
 
 @pytest.mark.parametrize(
     ("url", "match"),
-    [("http://localhost:8000", "speaks gRPC, not http"), ("localhost", "no port in it"), ("[::1]", "no port in it")],
+    [("ftp://localhost:8000", "ftp is not spoken here"), ("localhost", "no port in it"), ("[::1]", "no port in it")],
 )
 def test_a_url_that_is_none_of_ours(url: str, match: str) -> None:
     with pytest.raises(InvalidRequestError, match=match):

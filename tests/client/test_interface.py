@@ -9,7 +9,11 @@ import deploykit.client
 
 def test_the_public_names() -> None:
     assert deploykit.client.__all__ == [
+        "TLS",
+        "AsyncClient",
+        "AsyncTextStream",
         "CancelledError",
+        "Choice",
         "Chunk",
         "Client",
         "ClientError",
@@ -17,13 +21,16 @@ def test_the_public_names() -> None:
         "DeadlineExceededError",
         "Health",
         "InvalidRequestError",
+        "Message",
         "Model",
         "NotFoundError",
+        "Options",
         "PermissionDeniedError",
         "Sampling",
         "ServerError",
         "StreamBrokenError",
         "TextStream",
+        "TokenLogprob",
         "UnavailableError",
     ]
 
