@@ -213,9 +213,19 @@ class EngineConfig:
     """Which of an artifact's models runs: the one it was exported to serve, or the dynamic-int8 one that
     `export --throughput` adds: faster in batches and prefill, and rounded more, activations included. In both a
     request's tokens are its own, whatever runs beside it; only int4 rounds a row that runs alone in another way."""
+    log_requests: bool = False
+    """Whether a served model writes a line of JSON on standard error for each request that has ended: its id, tokens,
+    times, and how it ended."""
+    log_prompts: bool = False
+    """Whether those lines hold the prompts as well."""
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, Mode)
+        for name in ("log_requests", "log_prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.log_prompts and not self.log_requests:
+            raise ConfigError("log_prompts is true, but log_requests is not; set both, or neither")
         for name in ("max_rows", "max_queue", "prefill_chunk"):
             _whole(name, getattr(self, name), 1)
         if self.max_context is not None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from deploykit.engine import Timing
 from deploykit.serve.protocol import Query
 
 Outputs = Mapping[str, tuple[Any, ...]]
@@ -45,6 +46,8 @@ class Step(Protocol):
     def num_output_tokens(self) -> int: ...  # noqa: D102
     @property
     def cumulative_logprob(self) -> float | None: ...  # noqa: D102
+    @property
+    def timing(self) -> Timing | None: ...  # noqa: D102
 
 
 class Answer:
@@ -53,13 +56,25 @@ class Answer:
     def __init__(self, query: Query, *, n: int = 1) -> None:
         self._query = query
         self._choices = [_Choice(query.prefix) for _ in range(n)]
-        self._num_input_tokens = 0
+        self.num_input_tokens = 0
+        self.timings: list[Timing] = []
+        """Of the choices that have ended, in that order."""
         self._begun = False
 
     @property
     def finished(self) -> bool:
         """Whether every choice has had its last event."""
         return all(choice.finish_reason for choice in self._choices)
+
+    @property
+    def finish_reasons(self) -> tuple[str | None, ...]:
+        """How each choice has ended."""
+        return tuple(choice.finish_reason for choice in self._choices)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(choice.made for choice in self._choices)
 
     def add(self, steps: Iterable[Step]) -> Outputs | None:
         """Return the response that is due after these events, if one is.
@@ -69,7 +84,9 @@ class Answer:
         """
         for step in steps:
             self._choices[step.index].add(step)
-            self._num_input_tokens = step.num_input_tokens
+            self.num_input_tokens = step.num_input_tokens
+            if step.timing:
+                self.timings.append(step.timing)
         return self._take() if self._is_due() else None
 
     def _is_due(self) -> bool:
@@ -91,7 +108,7 @@ class Answer:
             told = self._query.logprobs
             outputs["logprobs"] = tuple(_logprobs(choice.logprobs) if told else "null" for choice in choices)
         if "num_input_tokens" in wanted:
-            outputs["num_input_tokens"] = (self._num_input_tokens,)
+            outputs["num_input_tokens"] = (self.num_input_tokens,)
         if "num_output_tokens" in wanted:
             # As in Triton's vLLM backend: the tokens of this response, not of all so far.
             outputs["num_output_tokens"] = tuple(choice.untold for choice in choices)
@@ -107,16 +124,16 @@ class _Choice:
         self.cumulative_logprob = 0.0
         self.logprobs: list[TokenStep] = []
         self._text = prefix
-        self._made = self._told = 0
+        self.made = self._told = 0
 
     @property
     def untold(self) -> int:
         """Tokens since the last response."""
-        return self._made - self._told
+        return self.made - self._told
 
     def add(self, step: Step) -> None:
         self._text += step.text
-        self._made = step.num_output_tokens
+        self.made = step.num_output_tokens
         self.finish_reason = step.finish_reason
         self.logprobs += step.logprobs
         if step.cumulative_logprob is not None:
@@ -125,7 +142,7 @@ class _Choice:
     def take(self) -> str:
         """Return the text since the last response; the caller is told of everything now."""
         text, self._text = self._text, ""
-        self._told = self._made
+        self._told = self.made
         self.logprobs = []
         return text
 

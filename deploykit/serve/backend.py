@@ -4,20 +4,27 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.engine import Engine, SamplingParams
-from deploykit.errors import DeploykitError, EngineError, QueueFullError, RequestError
+from deploykit.config import EngineConfig
+from deploykit.engine import Engine, Event, SamplingParams
+from deploykit.errors import DeploykitError
 from deploykit.serve import triton_api
-from deploykit.serve.courier import LOOK, Courier, Delivery
+from deploykit.serve.chat import ChatDesk
+from deploykit.serve.courier import LOOK, Cancellable, Courier, Delivery
 from deploykit.serve.facts import describe
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
 from deploykit.serve.metrics import Publisher
 from deploykit.serve.prompt import Chat
-from deploykit.serve.protocol import read_query
+from deploykit.serve.protocol import Query, read_query
+from deploykit.serve.record import Record
+from deploykit.serve.refusal import UNEXPECTED, refusal_of
+from deploykit.serve.request_log import RequestLog, inherited_file
 from deploykit.serve.settings import artifact_folder, engine_config, load_number
+from deploykit.serve.tracing import Tracing, open_tracing
 
 WARM_UP_TOKENS: Final = 4
 """Tokens of the prompt that a model runs before it is ready, and of the answer."""
@@ -34,8 +41,10 @@ class TritonPythonModel:
         self._heart = HeartbeatWriter(Path(directory), args["model_name"], load=load) if directory else None
         self._state = State.LOADING
         self._say(self._state)
-        self._courier = Courier(on_change=self._count, on_failure=_log_failure)
+        self._courier = Courier(on_change=self._count, on_failure=_log_failure, on_end=self._ended)
+        self._witnesses: list[RequestLog | Tracing] = []
         folder = artifact_folder(Path(args["model_repository"]) / args["model_version"])
+        labels = {"model": args["model_name"], "version": args["model_version"]}
         try:
             config = engine_config(parameters, os.environ)
             self._engine = Engine.open(folder, config, on_beat=self._beat, on_step=self._courier.step)
@@ -44,7 +53,10 @@ class TritonPythonModel:
                 self._heart.describe(describe(folder, config, self._engine))
         except DeploykitError as error:
             raise triton_api.model_error(str(error)) from None
-        self._publisher = _publisher(self._engine, {"model": args["model_name"], "version": args["model_version"]})
+        encode = partial(self._engine.encode, add_special_tokens=False)
+        self._desk = ChatDesk(folder, encode, most=config.max_queue, on_failure=_log_failure)
+        self._witnesses = _witnesses(config, labels)
+        self._publisher = _publisher(self._engine, labels)
         # The engine beats from its first step on, which is one of the warm-up.
         self._state = State.SERVING
         self._beat()
@@ -61,39 +73,67 @@ class TritonPythonModel:
             time.sleep(LOOK)
         self._engine.close()
         self._courier.close()
+        self._desk.close()
+        for witness in self._witnesses:
+            witness.close()
         if self._publisher:
             self._publisher.close()
         self._say(State.CLOSED)
 
     def _take(self, sender: triton_api.Sender, request: Any) -> None:
+        arrived, name = time.monotonic(), ""
         try:
+            name = triton_api.request_id(request)
             query = read_query(
-                triton_api.inputs(request), triton_api.parameters(request), timeout=triton_api.timeout(request)
+                triton_api.inputs(request),
+                triton_api.parameters(request),
+                timeout=triton_api.timeout(request),
+                request_id=name,
             )
             params = SamplingParams.from_mapping(query.sampling)
-            prompt = query.prompt
-            if isinstance(prompt, Chat):
-                raise RequestError("this model has no chat template; send the whole prompt as text_input or input_ids")
-            self._courier.take(
-                Delivery(sender, query, n=params.n),
-                lambda on_event: self._engine.submit(
-                    prompt,
-                    params,
-                    on_event=on_event,
-                    client=query.client,
-                    priority=query.priority,
-                    timeout=query.timeout,
-                ),
-            )
-        except QueueFullError as error:
-            sender.fail(str(error), triton_api.Code.UNAVAILABLE)
-        except EngineError:
-            sender.fail("the engine has stopped and will be restarted; try again", triton_api.Code.UNAVAILABLE)
-        except RequestError as error:
-            sender.fail(str(error), triton_api.Code.INVALID_ARGUMENT)
+            delivery = Delivery(sender, query, n=params.n)
+            self._courier.take(delivery, partial(self._submit, delivery, params))
         except Exception as error:  # one request's failure is not the others'
-            _log_failure(error)
-            sender.fail("the server failed on this request; its log says more")
+            refusal = refusal_of(error)
+            if refusal is UNEXPECTED:
+                _log_failure(error, name)
+            sender.fail(refusal)
+            self._tell(Record(request_id=name, arrived=arrived, ended=time.monotonic(), refusal=refusal))
+
+    def _submit(self, delivery: Delivery, params: SamplingParams, on_event: Callable[[Event], None]) -> Cancellable:
+        """Give a request to the engine; where its prompt takes a template, that comes first, on another thread."""
+        query = delivery.query
+        submit = partial(self._run, query, params, on_event)
+        if not isinstance(query.prompt, Chat):
+            return submit(query.prompt, query.timeout)
+        refuse = partial(self._courier.refuse, delivery)
+        return self._desk.take(query.prompt, timeout=query.timeout, submit=submit, refuse=refuse)
+
+    def _run(
+        self,
+        query: Query,
+        params: SamplingParams,
+        on_event: Callable[[Event], None],
+        prompt: str | Sequence[int],
+        timeout: float | None,
+    ) -> Cancellable:
+        return self._engine.submit(
+            prompt,
+            params,
+            on_event=on_event,
+            client=query.client,
+            priority=query.priority,
+            timeout=timeout,
+            request_id=query.request_id,
+        )
+
+    def _ended(self, delivery: Delivery) -> None:
+        if self._witnesses:
+            self._tell(Record.of(delivery))
+
+    def _tell(self, record: Record) -> None:
+        for witness in self._witnesses:
+            witness(record)
 
     def _beat(self) -> None:
         """Say that the engine advances; not if nobody carries its events."""
@@ -122,10 +162,21 @@ def _publisher(engine: Engine, labels: Mapping[str, str]) -> Publisher | None:
         return None
 
 
-def _log_failure(error: Exception) -> None:
+def _witnesses(config: EngineConfig, labels: Mapping[str, str]) -> list[RequestLog | Tracing]:
+    """Return what is told of each request that has ended."""
+    found: list[RequestLog | Tracing] = []
+    if config.log_requests:
+        found.append(RequestLog(inherited_file(os.environ), labels=labels, prompts=config.log_prompts))
+    if tracing := open_tracing(os.environ, model=labels["model"], say=triton_api.log_error):
+        found.append(tracing)
+    return found
+
+
+def _log_failure(error: Exception, request_id: str = "") -> None:
     """Log where something failed, without its message: that might hold a prompt or a path."""
     trace = error.__traceback__ or sys.exc_info()[2]
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
-    triton_api.log_error(f"a request failed: {type(error).__name__} at {where}")
+    name = f"request {request_id[:128]!a}" if request_id else "a request"
+    triton_api.log_error(f"{name} failed: {type(error).__name__} at {where}")

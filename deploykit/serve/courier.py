@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from deploykit.engine import Event, FinishReason
 from deploykit.serve.answer import Answer, Outputs
 from deploykit.serve.protocol import Query
+from deploykit.serve.refusal import FAILED, GONE, LATE, Refusal
 
 AGAIN: Final = 0.01
 """Seconds in which a request isn't looked at a second time: a look costs a tenth of a response."""
@@ -20,7 +21,7 @@ LOOKS: Final = 32
 STUCK: Final = 10.0
 """Seconds in one turn after which the courier counts as dead: a response takes less than a millisecond."""
 
-Batch = list[tuple["Delivery", Event]]
+Batch = list[tuple["Delivery", Event | Refusal]]
 
 
 class Sender(Protocol):
@@ -34,12 +35,8 @@ class Sender(Protocol):
         """Send a response."""
         ...
 
-    def fail(self, message: str) -> None:
-        """Send an internal error as the last response."""
-        ...
-
-    def expire(self, message: str) -> None:
-        """Send as the last response that the request waited too long."""
+    def fail(self, refusal: Refusal) -> None:
+        """Send an error as the last response."""
         ...
 
     def close(self) -> None:
@@ -60,7 +57,9 @@ class Delivery:
 
     def __init__(self, sender: Sender, query: Query, *, n: int = 1) -> None:
         self.sender = sender
+        self.query = query
         self.answer = Answer(query, n=n)
+        self.arrived = time.monotonic()
         self.request: Cancellable | None = None
         self.unwanted = False
         """Whether nobody waits for it any more, and the engine is to stop."""
@@ -68,6 +67,8 @@ class Delivery:
         """When its caller was last found to be there."""
         self.closed = False
         """Whether its last response has been sent, or tried."""
+        self.refusal: Refusal | None = None
+        """Why its caller gets no answer, or no whole one."""
 
 
 class Courier:
@@ -77,8 +78,22 @@ class Courier:
     out as one response: under load there are fewer of them, and none waits.
     """
 
-    def __init__(self, *, on_change: Callable[[int], None], on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        *,
+        on_change: Callable[[int], None],
+        on_failure: Callable[[Exception], None],
+        on_end: Callable[[Delivery], None] = lambda _: None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            on_change: told how many requests are open, from any thread.
+            on_failure: told of what went wrong.
+            on_end: told of each request that was taken, after its last response and from the courier's thread.
+        """
         self._on_change = on_change
+        self._on_end = on_end
         self._on_failure = on_failure
         self._batch: Batch = []
         """Events of the step that runs; the engine's thread alone touches it."""
@@ -103,6 +118,10 @@ class Courier:
             # Its first event came before this: the courier found nothing to cancel, and may never look again.
             delivery.request.cancel()
 
+    def refuse(self, delivery: Delivery, refusal: Refusal) -> None:
+        """End a request that was taken and that the engine will not run; any thread may call."""
+        self._batches.put([(delivery, refusal)])
+
     def step(self) -> None:
         """Hand over the events of a step, from the engine's thread."""
         if self._batch:
@@ -123,22 +142,22 @@ class Courier:
         self._thread.join()
 
     def _run(self) -> None:
-        looked = 0.0
+        looked, pause = 0.0, LOOK
         while not (self._closing and self._batches.empty()):
             self._turn = time.monotonic()
             gone = False
-            for delivery, events in self._next().items():
+            for delivery, events in self._next(pause).items():
                 self._guard(delivery, partial(self._deliver, delivery, events))
                 gone = self._look(delivery) or gone
-            if gone or self._turn - looked > LOOK:
+            if gone or self._turn - looked > pause:
                 looked = self._turn
-                self._look_around()
+                pause = AGAIN if self._look_around() else LOOK
 
-    def _next(self) -> dict[Delivery, list[Event]]:
-        """Return the events that have come, by request; where there are none, wait a moment for some."""
-        found: dict[Delivery, list[Event]] = {}
+    def _next(self, pause: float) -> dict[Delivery, list[Event | Refusal]]:
+        """Return the events that have come, by request; where there are none, wait `pause` seconds for some."""
+        found: dict[Delivery, list[Event | Refusal]] = {}
         try:
-            batch = self._batches.get(timeout=LOOK)
+            batch = self._batches.get(timeout=pause)
             while True:
                 for delivery, event in batch:
                     found.setdefault(delivery, []).append(event)
@@ -154,42 +173,52 @@ class Courier:
             self._on_failure(error)
             self._drop(delivery)
 
-    def _deliver(self, delivery: Delivery, events: list[Event]) -> None:
-        outputs = delivery.answer.add(events)
-        finished = delivery.answer.finished
+    def _deliver(self, delivery: Delivery, events: list[Event | Refusal]) -> None:
+        told = [event for event in events if isinstance(event, Event)]
+        # A refusal comes alone: the engine has never had the request.
+        refusal = None if told else next(event for event in events if isinstance(event, Refusal))
+        outputs = delivery.answer.add(told)
+        finished = delivery.answer.finished or refusal is not None
         try:
             if not delivery.closed:
-                self._respond(delivery, outputs, {event.finish_reason for event in events}, last=finished)
+                refusal = refusal or _refusal_of({event.finish_reason for event in told})
+                self._respond(delivery, outputs, refusal, last=finished)
         finally:
             if finished:
                 self._forget(delivery)
+                self._on_end(delivery)
 
-    def _respond(
-        self, delivery: Delivery, outputs: Outputs | None, reasons: set[FinishReason | None], *, last: bool
-    ) -> None:
+    def _respond(self, delivery: Delivery, outputs: Outputs | None, refusal: Refusal | None, *, last: bool) -> None:
         """Send what is due. Where a choice has failed, or waited too long, that ends the whole request."""
-        delivery.closed = last or not reasons.isdisjoint(("error", "timeout"))
-        if "error" in reasons:
-            delivery.sender.fail("the model failed on this request; the server's log says more")
-        elif "timeout" in reasons:
-            delivery.sender.expire("the request waited longer than its timeout and was not run")
-        elif delivery.unwanted or "cancelled" in reasons:
+        if delivery.unwanted:
+            refusal = GONE
+        delivery.refusal = refusal
+        delivery.closed = last or refusal not in (None, GONE)
+        if refusal is GONE:
             if last:
                 delivery.sender.close()
+        elif refusal:
+            delivery.sender.fail(refusal)
         elif outputs is not None:
             delivery.sender.send(outputs, last=last)
         if delivery.closed and not last:
             self._drop(delivery)
 
-    def _look_around(self) -> None:
-        """Look at some requests, in turn, and go on while callers have gone: a lost connection takes many with it."""
+    def _look_around(self) -> bool:
+        """Look at some requests, in turn, and go on while callers have gone: a lost connection takes many with it.
+
+        Return whether any has gone.
+        """
         deliveries = list(self._open.values())
         start = self._rota % max(1, len(deliveries))
         turn = deliveries[start:] + deliveries[:start]
+        found = False
         for begin in range(0, len(turn), LOOKS):
             self._rota += LOOKS
             if not sum([self._look(delivery) for delivery in turn[begin : begin + LOOKS]]):
                 break
+            found = True
+        return found
 
     def _look(self, delivery: Delivery) -> bool:
         """Return whether the caller is found to have gone; then the request is dropped."""
@@ -216,3 +245,9 @@ class Courier:
     def _forget(self, delivery: Delivery) -> None:
         self._open.pop(id(delivery), None)
         self._on_change(len(self._open))
+
+
+def _refusal_of(reasons: set[FinishReason | None]) -> Refusal | None:
+    """Return why a request ends whose choices have ended so."""
+    known: dict[FinishReason, Refusal] = {"error": FAILED, "timeout": LATE, "cancelled": GONE}
+    return next((refusal for reason, refusal in known.items() if reason in reasons), None)

@@ -66,6 +66,8 @@ class Query:
     """The caller's place in a trace, as W3C writes it; empty where there is none."""
     tracestate: str = ""
     """What tracing systems have added to it."""
+    request_id: str = ""
+    """What the caller calls it, for logs and traces."""
 
     @property
     def prefix(self) -> str:
@@ -73,13 +75,16 @@ class Query:
         return self.prompt if self.prepend and isinstance(self.prompt, str) else ""
 
 
-def read_query(tensors: Tensors, parameters: str = "{}", *, timeout: float | None = None) -> Query:
+def read_query(
+    tensors: Tensors, parameters: str = "{}", *, timeout: float | None = None, request_id: str = ""
+) -> Query:
     """Return what a caller asks for.
 
     Args:
         tensors: the inputs by name; string tensors hold bytes.
         parameters: the request's own parameters, a JSON object.
         timeout: Triton's own time limit of the request in seconds, if it has one.
+        request_id: Triton's own name of the request, if it has one.
 
     Raises:
         RequestError: an input of the wrong type, length or encoding, an unknown one, or two that contradict each other.
@@ -118,6 +123,7 @@ def read_query(tensors: Tensors, parameters: str = "{}", *, timeout: float | Non
         interval=terms.get("stream_interval", 1),
         traceparent=terms.get("traceparent", ""),
         tracestate=terms.get("tracestate", ""),
+        request_id=request_id,
     )
 
 

@@ -20,6 +20,8 @@ LOAD_PARAMETER: Final = "DEPLOYKIT_LOAD"
 POINTER: Final = "deploykit-artifact"
 """File in a version's folder that says where the artifact lies; without it, the artifact is that folder itself."""
 
+_SWITCHES: Final = ("log_requests", "log_prompts")
+
 Parameters = Mapping[str, Mapping[str, str]]
 """Those of `config.pbtxt`, as Triton gives them in JSON."""
 
@@ -83,6 +85,9 @@ def _read(source: str, name: str, value: str) -> Any:
     _check_name(source, name)
     if name == "mode":
         return value
+    if name in _SWITCHES:
+        # What is neither is named by the settings' own check.
+        return {"true": True, "false": False}.get(value.lower(), value)
     try:
         return parse_bytes(value) if name == "cache_memory" else int(value)
     except ConfigError as error:

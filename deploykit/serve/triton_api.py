@@ -5,7 +5,6 @@ imports `triton_python_backend_utils`.
 """
 
 from collections.abc import Mapping
-from enum import Enum
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from deploykit.serve.answer import Outputs
 from deploykit.serve.metrics import Kind
+from deploykit.serve.refusal import Code, Refusal
 
 _DTYPES: Final = {
     "cumulative_logprob": np.float32,
@@ -26,15 +26,6 @@ _RECURRING: Final = 4096
 """Short outputs kept ready in Triton's shared memory, each about 300 bytes there."""
 _SHORT: Final = 32
 """Characters of an output's texts that are worth keeping: a token's or two."""
-
-
-class Code(Enum):
-    """What kind of error a caller gets."""
-
-    INVALID_ARGUMENT = "INVALID_ARGUMENT"
-    UNAVAILABLE = "UNAVAILABLE"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    INTERNAL = "INTERNAL"
 
 
 # By name: the stub adds them to `TritonError` only after this import. There is none for a deadline; where Triton's own
@@ -53,6 +44,11 @@ def parameters(request: Any) -> str:
     Triton keeps `priority` and `timeout` of gRPC and `/infer` for itself, and hands on the second one only.
     """
     return str(request.parameters())
+
+
+def request_id(request: Any) -> str:
+    """Return what the caller calls the request; empty where it has no name."""
+    return str(request.request_id())
 
 
 def timeout(request: Any) -> float | None:
@@ -76,16 +72,13 @@ class Sender:
         response = pb_utils.InferenceResponse([_tensor(name, values) for name, values in outputs.items()])
         self._sender.send(response, flags=_final() if last else 0)
 
-    def fail(self, message: str, code: Code = Code.INTERNAL) -> None:
+    def fail(self, refusal: Refusal) -> None:
         """Send an error as the last response."""
         # Triton drops the code of an error inside a gRPC stream, so its name comes first in the text as well.
+        code = refusal.code
         known = getattr(pb_utils.TritonError, _CODES.get(code, code.value))
-        error = pb_utils.TritonError(f"{code.value}: {message}", known)
+        error = pb_utils.TritonError(f"{code.value}: {refusal.message}", known)
         self._sender.send(pb_utils.InferenceResponse(error=error), flags=_final())
-
-    def expire(self, message: str) -> None:
-        """Send as the last response that the request waited too long."""
-        self.fail(message, Code.DEADLINE_EXCEEDED)
 
     def close(self) -> None:
         """Say that there is no further response."""

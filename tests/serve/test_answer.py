@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploykit.engine import Timing
 from deploykit.serve.answer import Answer
 from deploykit.serve.protocol import Query
 
@@ -31,6 +32,7 @@ class Told:
     logprobs: list[Token] = field(default_factory=list)
     num_input_tokens: int = 7
     cumulative_logprob: float | None = None
+    timing: Timing | None = None
 
 
 def ask(**given_: Any) -> Query:

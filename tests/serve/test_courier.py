@@ -12,6 +12,7 @@ from deploykit.errors import RequestError
 from deploykit.serve.answer import Outputs
 from deploykit.serve.courier import LOOKS, Courier, Delivery
 from deploykit.serve.protocol import Query
+from deploykit.serve.refusal import Refusal
 
 QUERY = Query(prompt="p", stream=True, prepend=False, sampling={}, wanted=frozenset())
 
@@ -35,11 +36,8 @@ class Caller:
             assert self.waits.wait(5)
         self._end("|".join(outputs["text_output"]), last=last)
 
-    def fail(self, message: str) -> None:
-        self._end(message)
-
-    def expire(self, message: str) -> None:
-        self._end(f"late: {message}")
+    def fail(self, refusal: Refusal) -> None:
+        self._end(f"{refusal.code.value}: {refusal.message}")
 
     def close(self) -> None:
         self._end("closed")
@@ -183,7 +181,7 @@ def test_an_engines_error_is_told_without_its_details(scene: Scene) -> None:
     caller = Caller()
     scene.step(scene.take(caller), event("", "error"))
     assert caller.done.wait(5)
-    assert caller.got == ["the model failed on this request; the server's log says more"]
+    assert caller.got == ["INTERNAL: the model failed on this request; the server's log says more"]
 
 
 def test_one_choices_error_ends_the_request(scene: Scene) -> None:
@@ -193,7 +191,7 @@ def test_one_choices_error_ends_the_request(scene: Scene) -> None:
     assert request.cancelled.wait(5)
     scene.step(request, event("", "cancelled", index=1))
     until(lambda: scene.courier.open_requests() == 0)
-    assert caller.got == ["the model failed on this request; the server's log says more"]
+    assert caller.got == ["INTERNAL: the model failed on this request; the server's log says more"]
 
 
 def test_an_error_that_comes_while_a_request_is_submitted_cancels_its_other_choices(scene: Scene) -> None:
@@ -216,7 +214,7 @@ def test_a_request_that_waited_too_long_hears_so(scene: Scene) -> None:
     caller = Caller()
     scene.step(scene.take(caller), event("", "timeout"))
     assert caller.done.wait(5)
-    assert caller.got == ["late: the request waited longer than its timeout and was not run"]
+    assert caller.got == ["DEADLINE_EXCEEDED: the request waited longer than its timeout and was not run"]
 
 
 def test_what_cannot_be_submitted_is_not_open(scene: Scene) -> None:

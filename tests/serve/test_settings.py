@@ -33,6 +33,7 @@ def test_the_environment_counts_more_than_the_file_and_both_more_than_the_defaul
     written = parameters(max_rows="3", max_queue="5", cache_memory="2MiB", FORCE_CPU_ONLY_INPUT_TENSORS="no")
     given = {ENGINE_VARIABLE: json.dumps({"max_rows": 4, "mode": "throughput"})}
     assert engine_config(written, given) == EngineConfig(max_rows=4, max_queue=5, cache_memory=2**21, mode="throughput")
+    assert engine_config(parameters(log_requests="True", log_prompts="false"), {}) == EngineConfig(log_requests=True)
     # The environment spells an amount of memory as the option does, or in bytes.
     for amount in ("3MiB", 3 * 2**20):
         assert engine_config({}, {ENGINE_VARIABLE: json.dumps({"cache_memory": amount})}).cache_memory == 3 * 2**20
@@ -44,10 +45,13 @@ def test_the_environment_counts_more_than_the_file_and_both_more_than_the_defaul
         (
             parameters(max_cue="3"),
             {},
-            r"config\.pbtxt: unknown parameter 'max_cue'; known are cache_memory, max_context",
+            r"config\.pbtxt: unknown parameter 'max_cue'; known are cache_memory, log_prompts",
         ),
         (parameters(max_rows="many"), {}, r"config\.pbtxt: parameter max_rows must be a whole number, got 'many'"),
         (parameters(cache_memory="much"), {}, r"config\.pbtxt: parameter cache_memory: 'much' is no amount of memory"),
+        (parameters(log_requests="yes"), {}, "log_requests must be true or false, got 'yes'"),
+        (parameters(log_prompts="true"), {}, "log_prompts is true, but log_requests is not; set both, or neither"),
+        ({}, {ENGINE_VARIABLE: '{"log_requests": 1}'}, "log_requests must be true or false, got 1"),
         (parameters(mode="fast"), {}, "mode must be one of deterministic, throughput; got 'fast'"),
         ({}, {ENGINE_VARIABLE: '{"max_cue": 3}'}, "DEPLOYKIT_ENGINE: unknown parameter 'max_cue'"),
         ({}, {ENGINE_VARIABLE: "{"}, "DEPLOYKIT_ENGINE is not valid JSON"),
