@@ -15,7 +15,9 @@ from deploykit.convert.weights import PICKLE, Weights, check_types, open_weights
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 
 HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
-"""What is downloaded of a hub repository: no other framework's weights, nothing in subfolders."""
+"""What is downloaded of a hub repository: no other framework's weights, nothing in subfolders but `CHAT_TEMPLATES`."""
+CHAT_TEMPLATES: Final = "additional_chat_templates/*.jinja"
+"""Beside the usual template: for tools and documents, each by its name."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LIMITS: Final = (
     "max_position_embeddings",
@@ -125,16 +127,13 @@ def _download(name: str, options: ConvertConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [*HUB_FILES, *([f"{PICKLE.removesuffix('.bin')}*.bin"] if options.allow_pickle else [])]
+    place: dict[str, Any] = {"repo_id": name, "cache_dir": options.cache_dir}
+    ignored = ["*/*", "consolidated*"]
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=options.revision,
-                cache_dir=options.cache_dir,
-                allow_patterns=patterns,
-                ignore_patterns=["*/*", "consolidated*"],
-            )
-        )
+        folder = snapshot_download(**place, revision=options.revision, allow_patterns=patterns, ignore_patterns=ignored)
+        # By itself, since a pattern can't leave out all subfolders but one; of the same commit, which names the folder.
+        snapshot_download(**place, revision=Path(folder).name, allow_patterns=[CHAT_TEMPLATES])
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
         raise CheckpointError(

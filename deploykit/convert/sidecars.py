@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from deploykit.card import CARD, new_card
-from deploykit.convert.checkpoint import Checkpoint
+from deploykit.convert.checkpoint import CHAT_TEMPLATES, Checkpoint
 from deploykit.convert.weights import read_json
 from deploykit.draft import Draft
 from deploykit.errors import CheckpointError
@@ -16,6 +16,7 @@ TOKENIZER_FILES: Final = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
@@ -148,6 +149,8 @@ def _write_tokenizer(sheet: Draft, checkpoint: Checkpoint) -> None:
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, sheet.file(name))
+    for file in sorted(checkpoint.folder.glob(CHAT_TEMPLATES)):
+        shutil.copyfile(file, sheet.file(f"{file.parent.name}/{file.name}"))
     if not (checkpoint.folder / "tokenizer.json").is_file():
         if not any((checkpoint.folder / name).is_file() for name in SLOW_TOKENIZERS):
             return

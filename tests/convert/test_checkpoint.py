@@ -303,8 +303,12 @@ def hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_takes_a_hub_id(tmp_path: Path, hub: Path) -> None:
+    templates = next(hub.glob("*/snapshots/*")) / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ tools }}")
     artifact = convert("someone/tiny", tmp_path / "out", ConvertConfig(cache_dir=hub))
     artifact.verify()
+    assert "additional_chat_templates/tool_use.jinja" in artifact.manifest.files
     assert artifact.tokenizer is not None
     assert str(hub) not in (artifact.path / "manifest.json").read_text()
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from checkpoints import make_tokenizer
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from deploykit.artifact import Artifact
+from deploykit.chat_template.sources import read_sources
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert
 from deploykit.errors import CheckpointError
+from deploykit.package import package
 
 
 @pytest.fixture
@@ -48,6 +51,23 @@ def test_every_file_the_layout_names_is_there(folder: Path) -> None:
     assert (artifact.path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     assert data(artifact, "special_tokens_map.json") == specials
+
+
+def test_no_chat_template_is_lost(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {name: f"{{{{ '{name}' }}}}" for name in ("default", "tool_use", "rag")}
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.json").write_text('{"chat_template": "of a processor"}')
+    found = convert(folder, folder.parent / "out")
+    kept = AutoTokenizer.from_pretrained(found.path).chat_template
+    assert kept == tokenizer.chat_template
+    assert "additional_chat_templates/rag.jinja" in found.manifest.files
+    assert (found.path / "chat_template.json").read_text() == '{"chat_template": "of a processor"}'
+    again = package(found, folder.parent / "packaged")
+    served = read_sources(again.path / "model_repository/model/1")
+    assert served
+    assert dict(served.templates) == kept
+    assert served.specials["eos_token"] == "</s>"
 
 
 def test_config_says_which_file_has_external_data(folder: Path) -> None:
