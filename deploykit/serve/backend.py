@@ -17,12 +17,13 @@ from deploykit.serve.chat import ChatDesk
 from deploykit.serve.courier import LOOK, Cancellable, Courier, Delivery
 from deploykit.serve.facts import describe
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
+from deploykit.serve.inherited import inherited_file
 from deploykit.serve.metrics import Publisher
 from deploykit.serve.prompt import Chat
 from deploykit.serve.protocol import Query, read_query
 from deploykit.serve.record import Record
 from deploykit.serve.refusal import UNEXPECTED, refusal_of
-from deploykit.serve.request_log import RequestLog, inherited_file
+from deploykit.serve.request_log import RequestLog
 from deploykit.serve.settings import artifact_folder, engine_config, load_number
 from deploykit.serve.tracing import Tracing, open_tracing
 

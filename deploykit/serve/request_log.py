@@ -11,13 +11,10 @@ from typing import Any, Final
 from deploykit.serve.prompt import Chat
 from deploykit.serve.record import Record
 
-FILE_VARIABLE: Final = "DEPLOYKIT_REQUEST_LOG"
-"""Environment variable that names an inherited file to write to: `NUMBER:DEVICE:INODE`; standard error without it."""
 MOST_WAITING: Final = 4096
 """Lines kept for a reader that is slow; those that come then are counted."""
 _PATIENCE: Final = 1.0
 """Seconds that the last lines get at the end."""
-_STANDARD_ERROR: Final = 2
 
 
 class RequestLog:
@@ -63,23 +60,6 @@ class RequestLog:
             except OSError:
                 # Its reader has gone; there is nobody to tell.
                 return
-
-
-def inherited_file(environment: Mapping[str, str]) -> int:
-    """Return the number of the file that `deploykit serve` has handed down, or of standard error."""
-    number, *identity = environment.get(FILE_VARIABLE, "").split(":")
-    try:
-        found = os.fstat(int(number))
-    except (ValueError, OSError):
-        return _STANDARD_ERROR
-    # Whatever stands between the two might have closed it, and opened something else under its number.
-    return int(number) if identity == [str(found.st_dev), str(found.st_ino)] else _STANDARD_ERROR
-
-
-def handed_down(file: int) -> str:
-    """Return what names an open file to a process that inherits it."""
-    found = os.fstat(file)
-    return f"{file}:{found.st_dev}:{found.st_ino}"
 
 
 def _line(message: str, fields: Mapping[str, Any]) -> str:

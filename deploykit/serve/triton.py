@@ -28,8 +28,8 @@ from deploykit.serve.heartbeat import (
     read_facts,
 )
 from deploykit.serve.hiding import children, hide
+from deploykit.serve.inherited import FILE_VARIABLE, handed_down
 from deploykit.serve.install import Install
-from deploykit.serve.request_log import FILE_VARIABLE, handed_down
 from deploykit.serve.settings import ENGINE_VARIABLE, ENGINES_VARIABLE
 from deploykit.serve.workplace import Workplace
 
