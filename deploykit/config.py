@@ -32,6 +32,8 @@ _BEARS_ON: Mapping[str, tuple[Quantization, ...]] = {
 }
 """The precisions in which an option of `QuantizeConfig` changes something; `auto` tries blocks and roundings itself."""
 
+_FOLLOWS = {"host", "port", "triton", "exit_timeout"}
+"""Fields of `GatewayConfig` that `ServeConfig` has its own for."""
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -294,6 +296,8 @@ class ServeConfig:
     """Triton's Prometheus metrics; 0 takes a free port."""
     health_port: int = 8003
     """Liveness and readiness of the whole, answered by `deploykit serve` itself; 0 takes a free port."""
+    openai_port: int | None = None
+    """OpenAI's API, answered by a gateway beside Triton; 0 takes a free port, and None starts no gateway."""
     startup_timeout: float = 300.0
     """Seconds until the models must be ready."""
     heartbeat_timeout: float = 30.0
@@ -302,13 +306,19 @@ class ServeConfig:
     """Seconds that open streams get to finish at shutdown."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EngineConfig` for the engine of each model, in place of what its `config.pbtxt` says."""
+    gateway: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `GatewayConfig` for the gateway, such as `api_keys`, but for where it listens, whom it asks and how it
+    ends: those follow from the fields above."""
 
     def __post_init__(self) -> None:
+        if wrong := sorted(set(self.gateway) - ({each.name for each in fields(GatewayConfig)} - _FOLLOWS)):
+            raise ConfigError(f"gateway has no setting {', '.join(wrong)}; see GatewayConfig")
+        GatewayConfig(**self.gateway)
         if unknown := sorted(set(self.engine) - {each.name for each in fields(EngineConfig)}):
             raise ConfigError(f"engine has no setting {', '.join(unknown)}; see EngineConfig")
         EngineConfig(**self.engine)
-        for name in ("http_port", "grpc_port", "metrics_port", "health_port"):
-            if not 0 <= getattr(self, name) <= 65535:
+        for name in ("http_port", "grpc_port", "metrics_port", "health_port", "openai_port"):
+            if not 0 <= (getattr(self, name) or 0) <= 65535:
                 raise ConfigError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
         for name in ("startup_timeout", "heartbeat_timeout", "exit_timeout"):
             _at_least(name, getattr(self, name), 1, "s")

@@ -32,6 +32,7 @@ from deploykit.config import GatewayConfig
     show_default=True,
     help="Seconds open streams get at shutdown.",
 )
+@click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 @options.as_json
 def gateway(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Answer OpenAI's API in front of a Triton that serves ARTIFACTs, until Ctrl-C or SIGTERM.

@@ -191,9 +191,8 @@ answering = _all(
         show_default=True,
         help="Seconds until a whole answer must be there.",
     ),
-    click.option("--log-prompts", is_flag=True, help="Write prompts into the gateway's log."),
 )
-"""Fields of `GatewayConfig`, but for where it listens and ends."""
+"""Fields of `GatewayConfig`, but for where it listens, how it ends, and prompts in its log."""
 
 ANSWERING: Final = (
     "api_keys",
@@ -203,7 +202,6 @@ ANSWERING: Final = (
     "max_requests",
     "body_timeout",
     "timeout",
-    "log_prompts",
 )
 """What `answering` adds, as fields of `GatewayConfig`."""
 

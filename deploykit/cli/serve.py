@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploykit.cli import console, options
-from deploykit.config import EngineConfig, ServeConfig
-from deploykit.errors import DeploykitError
+from deploykit.config import EngineConfig, GatewayConfig, ServeConfig
+from deploykit.errors import ConfigError, DeploykitError
 from deploykit.sizes import spell_bytes
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     help="Liveness and readiness of the whole.",
 )
 @click.option(
+    "--openai-port",
+    type=int,
+    default=ServeConfig.openai_port,
+    help="OpenAI's API, with a gateway beside Triton; 0 takes a free port. Without it there is no gateway.",
+)
+@click.option(
     "--startup-timeout", type=float, default=ServeConfig.startup_timeout, show_default=True, help="Seconds until ready."
 )
 @click.option(
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     help="Seconds open streams get at shutdown.",
 )
 @options.running
+@options.answering
 @options.as_json
 def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Start Triton on packaged ARTIFACTs or model repositories, until Ctrl-C or SIGTERM.
@@ -65,7 +72,8 @@ def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """
     engine = {field.name: settings.pop(field.name) for field in fields(EngineConfig)}
     # Options that weren't given leave the word to each model's config.pbtxt.
-    config = ServeConfig(engine={name: value for name, value in engine.items() if value is not None}, **settings)
+    given = {name: value for name, value in engine.items() if value is not None}
+    config = ServeConfig(engine=given, gateway=_gateway(settings, log_prompts=bool(engine["log_prompts"])), **settings)
     from deploykit.serve import serve as start
 
     with console.progress() as progress:
@@ -82,12 +90,27 @@ def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
         server.wait(on_reload=lambda outcome: _tell_reload(server, outcome, as_json=as_json))
 
 
+def _gateway(settings: dict[str, Any], *, log_prompts: bool) -> dict[str, Any]:
+    """Take the gateway's options out of `settings`, and return them.
+
+    Raises:
+        ConfigError: one of them was given, and no gateway is wanted.
+    """
+    gateway = {name: settings.pop(name) for name in options.ANSWERING}
+    changed = [name for name, value in gateway.items() if value != getattr(GatewayConfig, name)]
+    if changed and settings["openai_port"] is None:
+        raise ConfigError(f"{', '.join(changed)}: there is no gateway to set this for; add --openai-port 9000")
+    return {**gateway, "log_prompts": log_prompts}
+
+
 def _addresses(server: "LocalServer") -> dict[str, str]:
+    openai = {} if server.openai_url is None else {"openai": server.openai_url}
     return {
         "http": server.http_url,
         "grpc": server.grpc_url,
         "metrics": server.metrics_url,
         "health": server.health_url,
+        **openai,
     }
 
 
@@ -98,7 +121,17 @@ def _welcome(server: "LocalServer") -> None:
         tell_model(model, facts)
     body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
     click.echo(f"\n  curl -N {server.http_url}/v2/models/{server.models[0]}/generate_stream -d '{body}'\n")
+    if server.openai_url:
+        _welcome_openai(server.openai_url, server.models[0])
     click.echo("Ctrl-C stops it.")
+
+
+def _welcome_openai(url: str, model: str) -> None:
+    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 32, "stream": True})
+    click.echo(f"  curl -N {url}/completions -H 'Content-Type: application/json' -d '{body}'\n")
+    click.echo("  from openai import OpenAI")
+    click.echo(f'  client = OpenAI(base_url="{url}", api_key="a key, if you have set any")')
+    click.echo(f'  print(client.completions.create(model="{model}", prompt="Hello", max_tokens=32).choices[0].text)\n')
 
 
 def tell_model(model: str, facts: Mapping[str, Any]) -> None:

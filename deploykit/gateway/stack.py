@@ -1,8 +1,10 @@
 """The layers around the endpoints, in their order."""
 
 import logging
+from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploykit.config import GatewayConfig
@@ -16,23 +18,27 @@ from deploykit.gateway.observe import Observe
 from deploykit.gateway.request_id import HEADER, RequestIds
 from deploykit.gateway.tracing import Tracing
 
-HEALTH = "/health"
-EXPOSED = (HEADER, "retry-after")
+HEALTH: Final = "/health"
+LIVE: Final = "/health/live"
+"""Answered whatever Triton does: for whoever restarts the gateway, which would be no remedy for Triton."""
+EXPOSED: Final = (HEADER, "retry-after")
 """Headers that a page may read, beside those that it always may."""
 
 
 def guard(app: ASGIApp, config: GatewayConfig, ring: KeyRing, *, tracing: Tracing | None = None) -> ASGIApp:
-    """Return `app` behind keys and limits, watched, with `/metrics` beside its own routes.
+    """Return `app` behind keys and limits, watched, with `/metrics` and `/health/live` beside its routes.
 
     Everything stands in the log; whoever has no key is turned away before a byte of the body is read; pages of other
     origins learn of it, too.
     """
     metrics = Metrics()
-    probed = frozenset({HEALTH, METRICS})
-    inner = app if config.metrics == "off" else _Beside(app, METRICS, metrics)
+    probed = frozenset({HEALTH, LIVE, METRICS})
+    inner: ASGIApp = _Beside(app, LIVE, JSONResponse({"status": "ok"}))
+    if config.metrics != "off":
+        inner = _Beside(inner, METRICS, metrics)
     inner = Bodies(inner, most=config.max_body, timeout=config.body_timeout)
     inner = OpenRequests(inner, most=config.max_requests, open_paths=probed)
-    keyless = probed if config.metrics == "open" else frozenset({HEALTH})
+    keyless = probed if config.metrics == "open" else probed - {METRICS}
     inner = Keys(inner, ring, open_paths=keyless, on_trouble=_tell_trouble)
     if config.cors_origins:
         inner = CORSMiddleware(

@@ -29,7 +29,8 @@ def main(parent: int, command: list[str]) -> int:
         _tie(signal.SIGKILL, here)
         signal.signal(_ABANDONED, signal.SIG_DFL)
         os.execv(command[0], command)  # noqa: S606  # its whole purpose
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(program, signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(program, received))
     status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
     return status if status >= 0 else 128 - status
 

@@ -45,6 +45,11 @@ class Loading:
             model.verify(mode)
 
     @property
+    def paths(self) -> Sequence[Path]:
+        """The artifacts and repositories."""
+        return self._paths
+
+    @property
     def names(self) -> list[str]:
         """Names of the models that are served."""
         return sorted(self._served)

@@ -13,14 +13,15 @@ TRITON_PORTS: Final = ("http_port", "grpc_port", "metrics_port")
 
 
 def choose_ports(config: ServeConfig) -> Mapping[str, int]:
-    """Return the port of each of Triton's endpoints, by its field's name; a 0 has become a free one.
+    """Return the port of each endpoint of Triton, and the gateway's, by its field's name; a 0 has become a free one.
 
     Raises:
         ServeError: a port is taken, or the host is no address of this machine.
     """
     with ExitStack() as held:
         # All are held until all are chosen, so that no two are the same.
-        sockets = {name: held.enter_context(listen(config, name)) for name in TRITON_PORTS}
+        names = TRITON_PORTS if config.openai_port is None else (*TRITON_PORTS, "openai_port")
+        sockets = {name: held.enter_context(listen(config, name)) for name in names}
         return {name: int(sock.getsockname()[1]) for name, sock in sockets.items()}
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 from deploykit.config import EngineConfig, ServeConfig
 from deploykit.errors import DeploykitError, ServeError
 from deploykit.listening import bracketed, reachable
+from deploykit.serve.gateway import Gateway, check_installed
 from deploykit.serve.health import HealthServer
 from deploykit.serve.heartbeat import Beat, current
 from deploykit.serve.install import Install, find_install
@@ -26,7 +27,15 @@ from deploykit.signals import ENDING, Hangup, handling
 class LocalServer:
     """A running server; a context manager that ends it. `serve` makes one."""
 
-    def __init__(self, loading: Loading, config: ServeConfig, install: Install, *, log: Path | None) -> None:
+    def __init__(
+        self,
+        loading: Loading,
+        config: ServeConfig,
+        install: Install,
+        *,
+        log: Path | None,
+        gateway_log: Path | None,
+    ) -> None:
         self._loading = loading
         self._stack = ExitStack()
         with ExitStack() as stack:
@@ -39,13 +48,15 @@ class LocalServer:
                 models, engines = loading.begin(workplace.folder("shelf")), len(loading.names)
                 return TritonProcess(install, models, config, ports, engines=engines, workplace=workplace, log=file)
 
-            self._supervisor = Supervisor(launch, config)
-            live, ready = self._supervisor.live, self._supervisor.ready
-            stack.enter_context(HealthServer(listening, live=live, ready=ready))
+            host = bracketed(reachable(config.host))
+            self.http_url = f"http://{host}:{ports['http_port']}"
+            self.grpc_url = f"{host}:{ports['grpc_port']}"
+            self._gateway: Gateway | None = None
+            if port := ports.get("openai_port"):
+                self._gateway = Gateway(loading.paths, config, port=port, grpc=self.grpc_url, log=gateway_log)
+            self._supervisor = Supervisor(launch, config, before_end=self._drain_gateway)
+            stack.enter_context(HealthServer(listening, live=self._live, ready=self._ready))
             self._stack = stack.pop_all()
-        host = bracketed(reachable(config.host))
-        self.http_url = f"http://{host}:{ports['http_port']}"
-        self.grpc_url = f"{host}:{ports['grpc_port']}"
         self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
         self.health_url = f"http://{host}:{listening.getsockname()[1]}"
 
@@ -59,6 +70,16 @@ class LocalServer:
     def restarts(self) -> int:
         """How often a dead server was replaced."""
         return self._supervisor.restarts
+
+    @property
+    def gateway_restarts(self) -> int:
+        """How often a dead gateway was replaced."""
+        return self._gateway.restarts if self._gateway else 0
+
+    @property
+    def openai_url(self) -> str | None:
+        """What OpenAI's clients take as their base URL; None without a gateway."""
+        return self._gateway.url if self._gateway else None
 
     @property
     def models(self) -> list[str]:
@@ -78,12 +99,14 @@ class LocalServer:
         return {model: process.facts(beat) for model, beat in self.beats().items()}
 
     def start(self) -> None:
-        """Start it and return once every model is ready.
+        """Start it and return once every model is ready, and the gateway if there is one.
 
         Raises:
             ServeError: it ended, or was not ready in time.
         """
         self._supervisor.start()
+        if self._gateway and self._supervisor.phase is Phase.SERVING:
+            self._gateway.start()
 
     def reload(self) -> list[str]:
         """Have the files that have changed served instead, and return the names of the models that were replaced.
@@ -96,7 +119,10 @@ class LocalServer:
             ArtifactError: a file isn't what its manifest says; everything is served as before.
             ServeError: Triton could not load a model; what served before it still does.
         """
-        return self._loading.reload(self._process())
+        names = self._loading.reload(self._process())
+        if self._gateway:
+            self._gateway.reload()
+        return names
 
     def wait(self, *, on_reload: Callable[[list[str] | DeploykitError], None] = lambda _: None) -> None:
         """Return when the server has ended: after SIGTERM or Ctrl-C if this is the main thread, or after `close`.
@@ -141,8 +167,22 @@ class LocalServer:
         """Let open requests finish (not in a hurry), end the server, and remove all it used."""
         try:
             self._supervisor.stop(hurry=hurry)
+            if self._gateway:
+                # Triton is gone: nothing that still runs there has an end.
+                self._gateway.stop(hurry=True)
         finally:
             self._stack.close()
+
+    def _drain_gateway(self, hurry: threading.Event) -> None:
+        # First, and Triton afterwards, which would refuse what the gateway has taken.
+        if self._gateway:
+            self._gateway.drain(hurry)
+
+    def _live(self) -> str | None:
+        return self._supervisor.live() or (self._gateway.lost() if self._gateway else None)
+
+    def _ready(self) -> str | None:
+        return self._supervisor.ready() or (self._gateway.trouble() if self._gateway else None)
 
 
 def serve(
@@ -151,6 +191,7 @@ def serve(
     *,
     triton: Path | None = None,
     log: Path | None = None,
+    gateway_log: Path | None = None,
     signals: bool = False,
 ) -> LocalServer:
     """Return a running Triton that serves a packaged artifact or a model repository, every model ready.
@@ -161,13 +202,14 @@ def serve(
         config: ports, time limits, and how the engines run.
         triton: the `tritonserver` to start; that of the wheel, or else the first in PATH, where None.
         log: file to append Triton's log to; one that is removed with the server where None.
+        gateway_log: file to append the gateway's log to; stderr where None.
         signals: whether SIGTERM while starting leaves through `SystemExit`, so that everything is cleaned up
             (main thread only).
 
     Raises:
         ArtifactError: nothing to serve there, or a file was changed.
-        MissingExtraError: there is no Triton on this machine.
-        ServeError: a port is taken, or Triton does not become ready.
+        MissingExtraError: there is no Triton on this machine, or no gateway.
+        ServeError: a port is taken, or Triton or the gateway does not become ready.
 
     Example:
         >>> with serve("out") as server:  # doctest: +SKIP
@@ -175,12 +217,14 @@ def serve(
     """
     config = config or ServeConfig()
     paths = [path] if isinstance(path, str | os.PathLike) else path
+    if config.openai_port is not None:
+        check_installed()
     with _leaving() if signals else nullcontext():
         mode = config.engine.get("mode", EngineConfig.mode)
         loading = Loading([Path(each) for each in paths], mode=mode, timeout=config.startup_timeout)
         install = find_install(triton)
         install.check()
-        server = LocalServer(loading, config, install, log=log)
+        server = LocalServer(loading, config, install, log=log, gateway_log=gateway_log)
         try:
             server.start()
         except BaseException:

@@ -81,8 +81,22 @@ class Process(Protocol):
 class Supervisor:
     """The one thread that starts the server and ends it; every method may be called from any thread."""
 
-    def __init__(self, launch: Callable[[], Process], config: ServeConfig) -> None:
-        self._launch = launch
+    def __init__(
+        self,
+        launch: Callable[[], Process],
+        config: ServeConfig,
+        *,
+        before_end: Callable[[threading.Event], None] = lambda _: None,
+    ) -> None:
+        """Keep what `launch` starts alive.
+
+        Args:
+            launch: starts a server.
+            config: its time limits.
+            before_end: called before a server that serves is asked to end, and what it does is waited for, as long as
+                the event isn't set: there is no time then.
+        """
+        self._launch, self._before_end = launch, before_end
         self._config = config
         self._stop, self._hurry, self._settled = threading.Event(), threading.Event(), threading.Event()
         self._phase = Phase.STARTING
@@ -257,6 +271,7 @@ class Supervisor:
     def _drain(self, process: Process) -> None:
         """Tell the server to end and return when it has, or when nothing is left for it to do."""
         self._enter(Phase.STOPPING)
+        self._before_end(self._hurry)
         process.terminate()
         idle_since = time.monotonic()
         while process.status() is None and not self._hurry.wait(POLL):
