@@ -49,10 +49,11 @@ def inputs(**values: Any) -> list[Any]:
 def stream(server: LocalServer, **values: Any) -> Iterator[Iterator[dict[str, Any]]]:
     """Send a request over gRPC and give its responses, as lists by output name.
 
-    `parameters` are the request's own ones, and `timeout_us` is Triton's own time limit in microseconds.
+    `parameters` are the request's own ones, `timeout_us` is Triton's own time limit in microseconds, and `request_id`
+    its name.
     """
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    own = {name: values.pop(name, None) for name in ("parameters", "timeout_us")}
+    own = {name: values.pop(name, None) for name in ("parameters", "timeout_us", "request_id")}
 
     def received() -> Iterator[dict[str, Any]]:
         while True:
@@ -73,6 +74,7 @@ def stream(server: LocalServer, **values: Any) -> Iterator[Iterator[dict[str, An
             enable_empty_final_response=True,
             parameters=own["parameters"],
             timeout=own["timeout_us"],
+            request_id=own["request_id"] or "",
         )
         yield received()
     finally:

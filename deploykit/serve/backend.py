@@ -82,7 +82,7 @@ class TritonPythonModel:
         self._say(State.CLOSED)
 
     def _take(self, sender: triton_api.Sender, request: Any) -> None:
-        arrived, name = time.monotonic(), ""
+        arrived, name, query = time.monotonic(), "", None
         try:
             name = triton_api.request_id(request)
             query = read_query(
@@ -99,7 +99,8 @@ class TritonPythonModel:
             if refusal is UNEXPECTED:
                 _log_failure(error, name)
             sender.fail(refusal)
-            self._tell(Record(request_id=name, arrived=arrived, ended=time.monotonic(), refusal=refusal))
+            ended = time.monotonic()
+            self._tell(Record(request_id=name, arrived=arrived, ended=ended, query=query, refusal=refusal))
 
     def _submit(self, delivery: Delivery, params: SamplingParams, on_event: Callable[[Event], None]) -> Cancellable:
         """Give a request to the engine; where its prompt takes a template, that comes first, on another thread."""
@@ -134,7 +135,10 @@ class TritonPythonModel:
 
     def _tell(self, record: Record) -> None:
         for witness in self._witnesses:
-            witness(record)
+            try:
+                witness(record)
+            except Exception as error:  # what is told of a request is no reason to stop serving
+                _log_failure(error, record.request_id)
 
     def _beat(self) -> None:
         """Say that the engine advances; not if nobody carries its events."""

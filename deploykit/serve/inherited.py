@@ -1,4 +1,4 @@
-"""How a file that `deploykit serve` has open reaches a backend, past Triton: inherited, and named by the environment."""
+"""How an open file of `deploykit serve` reaches a backend, past Triton: inherited, and named in the environment."""
 
 import os
 from collections.abc import Mapping

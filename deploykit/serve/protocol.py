@@ -32,7 +32,7 @@ _KINDS: Final = {
 }
 """Each input's kind of numpy dtype."""
 _KIND_NAMES: Final = {"O": "strings", "b": "booleans", "i": "integers", "f": "floats"}
-_TEXTS: Final = ("stop", "bad_words", "client", "traceparent", "tracestate")
+_TEXTS: Final = ("stop", "bad_words", "client", "id", "traceparent", "tracestate")
 """Parameters that stay text where they spell a number."""
 
 MAX_PARAMETERS_BYTES: Final = 65536
@@ -123,7 +123,8 @@ def read_query(
         interval=terms.get("stream_interval", 1),
         traceparent=terms.get("traceparent", ""),
         tracestate=terms.get("tracestate", ""),
-        request_id=request_id,
+        # Over gRPC and `/infer` it is Triton's; of `/generate`'s JSON Triton reads no name, and hands on the field.
+        request_id=request_id or terms.get("id", ""),
     )
 
 

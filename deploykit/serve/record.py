@@ -85,8 +85,8 @@ class Record:
             ("decode", self.first_token),
         ]
         reached = [(stage, begun) for stage, begun in marks if begun is not None]
-        ends = [*(begun for _, begun in reached[1:]), self.ended]
-        return {stage: (begun, end) for (stage, begun), end in zip(reached, ends, strict=True)}
+        moments = [*(begun for _, begun in reached), self.ended]
+        return {stage: (begun, end) for (stage, begun), end in zip(reached, moments[1:], strict=True)}
 
 
 def _earliest(moments: Iterable[float | None]) -> float | None:

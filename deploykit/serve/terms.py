@@ -11,6 +11,8 @@ MAX_CLIENT: Final = 256
 """Characters of a client's name: those of a key or a UUID, and no prompt by mistake."""
 MAX_INTERVAL: Final = 1024
 """Tokens of one response at most."""
+MAX_ID: Final = 1024
+"""Characters of a request's name."""
 MAX_TRACE: Final = 8192
 """Characters of a trace's parent or state, as of an HTTP header."""
 _INT32: Final = 2**31
@@ -34,6 +36,10 @@ def _text(name: str, value: Any, limit: int) -> str:
 
 def _client(name: str, value: Any) -> str:
     return _text(name, value, MAX_CLIENT)
+
+
+def _name(name: str, value: Any) -> str:
+    return _text(name, value, MAX_ID)
 
 
 def _trace(name: str, value: Any) -> str:
@@ -66,6 +72,7 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "priority": _priority,
     "timeout": _seconds,
     "stream_interval": _interval,
+    "id": _name,
     "traceparent": _trace,
     "tracestate": _trace,
 }

@@ -121,6 +121,7 @@ TERMS: dict[str, Any] = {
     "priority": -1,
     "timeout": 2.5,
     "stream_interval": 4,
+    "id": "7",
     "traceparent": "1",
     "tracestate": "2=3",
 }
@@ -133,7 +134,8 @@ def test_sampling_parameters_take_everything() -> None:
     assert params.bad_words == ("7",)
     assert params.logit_bias == ((5, -1.5),)
     assert (query.client, query.priority, query.timeout, query.interval) == ("12", -1, 2.5, 4)
-    assert (query.traceparent, query.tracestate) == ("1", "2=3")
+    assert (query.request_id, query.traceparent, query.tracestate) == ("7", "1", "2=3")
+    assert read_query(tensors(text_input="x"), '{"id": "8"}', request_id="9").request_id == "9"
 
 
 def test_what_nobody_gave_is_as_the_engine_has_it() -> None:
