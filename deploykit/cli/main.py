@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deploykit import __version__
+from deploykit.cli.chat import chat
 from deploykit.cli.console import printable
 from deploykit.cli.convert import convert
 from deploykit.cli.doctor import doctor
@@ -31,6 +32,7 @@ HELP = """From a Transformer checkpoint to a quantized ONNX model that streams t
 deploykit export my-checkpoint -o out     convert, optimize, quantize, validate and package
 deploykit serve out                       start Triton on the result
 deploykit generate out "def fib(n):"      run it here, without a server
+deploykit chat out                        talk with it
 deploykit inspect out                     what it is, how it came about, how good it is
 deploykit doctor out --release 26.07      will it run there, and in how much memory"""
 
@@ -40,7 +42,13 @@ Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or q
 12 the doctor found an error · 130 Ctrl-C · 1 anything else."""
 
 
-EXTRAS = {"gateway": "gateway", "generate": "cpu,engine", "serve": "cpu,engine,local", "train": "train"}
+EXTRAS = {
+    "chat": "cpu,engine",
+    "gateway": "gateway",
+    "generate": "cpu,engine",
+    "serve": "cpu,engine,local",
+    "train": "train",
+}
 """Extras that a verb needs, where it isn't those of the export."""
 EXTRA_PACKAGES = (
     "fastapi",
@@ -115,7 +123,21 @@ def commands() -> None:
     """Hold the verbs."""
 
 
-for verb in (export, serve, gateway, generate, train, convert, optimize, quantize, validate, package, inspect, doctor):
+for verb in (
+    export,
+    serve,
+    gateway,
+    generate,
+    chat,
+    train,
+    convert,
+    optimize,
+    quantize,
+    validate,
+    package,
+    inspect,
+    doctor,
+):
     commands.add_command(verb)
 
 
