@@ -4,7 +4,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
@@ -33,6 +35,8 @@ class Gateway:
             self._thread.join(0.01)
         self.port: int = server.servers[0].sockets[0].getsockname()[1]
 
+        self.http = httpx2.Client(base_url=self.url, timeout=30)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -43,7 +47,14 @@ class Gateway:
     def async_openai(self) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=30)
 
+    def get(self, path: str) -> httpx2.Response:
+        return self.http.get(path)
+
+    def post(self, path: str, body: Any) -> httpx2.Response:
+        return self.http.post(path, json=body)
+
     def close(self) -> None:
+        self.http.close()
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(10)
 

@@ -34,7 +34,7 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
     add_handlers(app)
     app.add_middleware(Failures)
     for router in (
-        model_routes(service, backend),
+        model_routes(service),
         chat_routes(service),
         completion_routes(service),
         tokenize_routes(service),

@@ -9,14 +9,10 @@ from tokenizers import Tokenizer
 
 from deploykit.artifact import MANIFEST, Artifact
 from deploykit.chat_template import ChatTemplate
-from deploykit.errors import ArtifactError
 from deploykit.gateway.errors import Refusal, no_such_model
 from deploykit.gateway.vocabulary import Vocabulary
-from deploykit.repository import CONFIG, Model, open_repository
+from deploykit.repository import Model, open_repository
 from deploykit.text import load_tokenizer
-
-Signature = tuple[tuple[str, int, int, int], ...]
-"""What changes when a model's files do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +46,7 @@ class ServedModel:
             created=int((folder / MANIFEST).stat().st_mtime),
             context=artifact.contract().max_context,
             vocab_size=artifact.contract().vocab_size,
-            fingerprint=f"fp_{model.fingerprint[:10]}",
+            fingerprint=shown(model.fingerprint),
             tokenizer=tokenizer,
             vocabulary=Vocabulary(tokenizer),
             template=ChatTemplate.open(folder),
@@ -68,7 +64,7 @@ class ServedModel:
 
 
 class Catalogue:
-    """The models by name, as their files are; `refresh` looks at the files again."""
+    """The models by name, as their files are."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """Open the models of packaged artifacts and model repositories, the same that `deploykit serve` takes.
@@ -78,7 +74,6 @@ class Catalogue:
         """
         self._paths = tuple(paths)
         self._models: dict[str, ServedModel] = {}
-        self._signatures: dict[str, Signature] = {}
         self.reload()
 
     @property
@@ -103,34 +98,22 @@ class Catalogue:
             ArtifactError: one of them can't be read; every model stays as it was.
         """
         found = {model.name: model for model in open_repository(*self._paths).models}
-        signatures = {name: _signature(model) for name, model in found.items()}
-        changed = [name for name in found if signatures[name] != self._signatures.get(name)]
-        opened = {name: ServedModel.open(found[name]) for name in changed}
-        gone = [model for name, model in self._models.items() if name in opened or name not in found]
+        opened = {
+            name: ServedModel.open(model)
+            for name, model in found.items()
+            if name not in self._models or self._models[name].fingerprint != shown(model.fingerprint)
+        }
+        # What renders an old model's templates ends by itself with the last request that uses it.
         self._models = {name: opened.get(name) or self._models[name] for name in found}
-        self._signatures = signatures
-        _close(gone)
-        return changed
+        return sorted(opened)
 
     def close(self) -> None:
         """End what renders chat templates."""
-        _close(self.models)
+        for model in self.models:
+            if model.template:
+                model.template.close()
 
 
-def _close(models: Sequence[ServedModel]) -> None:
-    for model in models:
-        if model.template:
-            model.template.close()
-
-
-def _signature(model: Model) -> Signature:
-    files = [model.folder / CONFIG, *(model.version_folder(version) / MANIFEST for version in model.versions)]
-    return tuple((str(file), *_state(file)) for file in files)
-
-
-def _state(file: Path) -> tuple[int, int, int]:
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise ArtifactError(f"{file}: can't be read: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
+def shown(fingerprint: str) -> str:
+    """Return a fingerprint as responses show it, in OpenAI's manner."""
+    return f"fp_{fingerprint[:10]}"

@@ -99,7 +99,7 @@ def refusal_of(error: ClientError) -> Refusal:
     if isinstance(error, DeadlineExceededError):
         return Refusal("no complete answer within the time limit", status=504, kind="timeout_error", code="timeout")
     if isinstance(error, UnavailableError | CancelledError | StreamBrokenError):
-        return queue_full() if _FULL.search(str(error)) else unavailable()
+        return queue_full() if is_full(error) else unavailable()
     return failure()
 
 
@@ -128,6 +128,11 @@ def unavailable() -> Refusal:
         code="unavailable",
         retry_after=RETRY_AFTER,
     )
+
+
+def is_full(error: ClientError) -> bool:
+    """Return whether a model is well, but has as many requests as may wait."""
+    return isinstance(error, UnavailableError) and _FULL.search(str(error)) is not None
 
 
 def context_of(error: ClientError) -> int | None:
@@ -201,9 +206,11 @@ async def _not_valid(_request: Request, error: Exception) -> JSONResponse:
 
 def _first(error: dict[str, Any]) -> Refusal:
     """Return one of pydantic's errors in OpenAI's words."""
-    kind, place = error["type"], [part for part in error["loc"] if part != "body"]
+    kind, context = error["type"], error.get("ctx", {})
+    # What concerns the whole body says itself which field is meant.
+    place = [part for part in error["loc"] if part != "body"] or list(filter(None, [context.get("param")]))
     if kind == "json_invalid":
-        return Refusal(f"the body is not valid JSON: {error['ctx']['error']}")
+        return Refusal(f"the body is not valid JSON: {context['error']}")
     if not place:
         said = "the body is missing" if kind == "missing" else "the body must be a JSON object"
         return Refusal(f"{said}; send one with the content type application/json")
@@ -212,7 +219,7 @@ def _first(error: dict[str, Any]) -> Refusal:
         return Refusal(
             f"unrecognized request argument supplied: {_shown(param)}", param=_shown(param), code=_CODES[kind]
         )
-    message = error["msg"] if error.get("ctx", {}).get("ours") else error["msg"][:1].lower() + error["msg"][1:]
+    message = error["msg"] if context.get("ours") else error["msg"][:1].lower() + error["msg"][1:]
     return Refusal(
         f"{param}: {message}{_got(error.get('input'))}", param=_shown(param), code=_CODES.get(kind, "invalid_value")
     )

@@ -32,9 +32,9 @@ Prompt = str | list[int]
 """A text, or token ids."""
 
 
-def wrong(message: str) -> PydanticCustomError:
-    """Return the error for a value that can't be, in our own words."""
-    return PydanticCustomError("invalid_value", "{said}", {"said": message, "ours": True})
+def wrong(message: str, *, param: str | None = None) -> PydanticCustomError:
+    """Return the error for a value that can't be, in our own words; `param` where it isn't that of one field."""
+    return PydanticCustomError("invalid_value", "{said}", {"said": message, "ours": True, "param": param})
 
 
 def read_prompts(value: Any) -> list[Prompt]:
@@ -80,7 +80,7 @@ def _read_bad_words(value: Any) -> list[str] | None:
 def _read_stop_tokens(value: Any) -> list[int] | None:
     if value is None:
         return None
-    tokens = _tokens(value) if value else []
+    tokens = _token_ids(value)
     if len(tokens) > MAX_STOP_TOKENS or len(set(tokens)) < len(tokens):
         raise wrong(f"must be at most {MAX_STOP_TOKENS} token ids, all different")
     return tokens
@@ -164,6 +164,12 @@ def _check_utf8(text: str) -> None:
 def _tokens(value: Any) -> list[int]:
     if not isinstance(value, list) or not value:
         raise wrong("must be a list of token ids, not empty")
+    return _token_ids(value)
+
+
+def _token_ids(value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise wrong("must be a list of token ids")
     for token in value:
         if type(token) is not int or not 0 <= token <= MAX_TOKEN:
             raise wrong(f"must hold token ids: whole numbers from 0 to {MAX_TOKEN}")
@@ -188,6 +194,7 @@ Prompts = Annotated[
         }
     ),
 ]
+TokenIds = Annotated[list[int], PlainValidator(_token_ids), WithJsonSchema({"type": "array", "items": _TOKEN})]
 Stops = Annotated[
     list[str] | None,
     PlainValidator(read_stops),

@@ -2,35 +2,38 @@
 
 from fastapi import APIRouter
 
-from deploykit.client import AsyncClient
 from deploykit.gateway.answering import Service
 from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.errors import unavailable
 from deploykit.gateway.replies import ERRORS, HealthReply, ModelReply, ModelsReply
 
 
-def model_routes(service: Service, backend: AsyncClient) -> APIRouter:
+def model_routes(service: Service) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
     @router.get("/v1/models", responses=ERRORS, summary="List the models")
     async def models() -> ModelsReply:
-        return ModelsReply(object="list", data=[_reply(model) for model in service.catalogue.models])
+        return ModelsReply(object="list", data=[_reply(service, model) for model in service.catalogue.models])
 
     @router.get("/v1/models/{model:path}", responses=ERRORS, summary="Describe a model")
     async def model(model: str) -> ModelReply:
-        return _reply(service.catalogue.find(model))
+        return _reply(service, service.catalogue.find(model))
 
     @router.get("/health", responses=ERRORS, summary="Say whether Triton and every model are ready")
     async def health() -> HealthReply:
-        if not (await backend.health()).ready:
+        if not await service.upstream.is_ready(service.catalogue.models):
             raise unavailable()
         return HealthReply(status="ok")
 
     return router
 
 
-def _reply(model: ServedModel) -> ModelReply:
+def _reply(service: Service, model: ServedModel) -> ModelReply:
     return ModelReply(
-        id=model.name, object="model", created=model.created, owned_by="deploykit", max_model_len=model.context
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="deploykit",
+        max_model_len=service.upstream.known_context(model),
     )

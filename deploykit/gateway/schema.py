@@ -24,6 +24,7 @@ from deploykit.gateway.fields import (
     Stops,
     StopTokens,
     TemplateVariables,
+    TokenIds,
     ToolChoice,
     Tools,
     wrong,
@@ -85,7 +86,7 @@ class Generation(Strict):
     @model_validator(mode="after")
     def _check_stream_options(self) -> "Generation":
         if self.stream_options is not None and not self.stream:
-            raise wrong("stream_options is only for requests with stream true; leave it out")
+            raise wrong("is only for requests with stream true; leave it out", param="stream_options")
         return self
 
 
@@ -102,9 +103,13 @@ class CompletionRequest(Generation):
     @model_validator(mode="after")
     def _check(self) -> "CompletionRequest":
         if self.best_of is not None and self.best_of != self.choices:
-            raise wrong(f"best_of must be n, {self.choices}: every answer that is made is returned; leave it out")
+            raise wrong(
+                f"must be n, {self.choices}: every answer that is made is returned; leave it out", param="best_of"
+            )
         if self.echo and self.logprobs is not None:
-            raise wrong("logprobs has none of the prompt's tokens, which echo would return; leave one of them out")
+            raise wrong(
+                "has none of the prompt's tokens, which echo would return; leave one of them out", param="logprobs"
+            )
         return self
 
 
@@ -127,7 +132,9 @@ class ChatTemplateFields(Strict):
     @model_validator(mode="after")
     def _check_end(self) -> "ChatTemplateFields":
         if self.continue_final_message and self.add_generation_prompt:
-            raise wrong("continue_final_message and add_generation_prompt can't both be true; leave one of them out")
+            raise wrong(
+                "leaves no place for add_generation_prompt; leave one of them out", param="continue_final_message"
+            )
         return self
 
 
@@ -173,9 +180,9 @@ class ChatRequest(Generation, ChatTemplateFields):
     @model_validator(mode="after")
     def _check(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
-            raise wrong("top_logprobs needs logprobs true")
+            raise wrong("needs logprobs true", param="top_logprobs")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise wrong("max_tokens and max_completion_tokens are two names of one limit; give one of them")
+            raise wrong("is another name of max_tokens; give one of them", param="max_completion_tokens")
         return self
 
 
@@ -205,4 +212,4 @@ class DetokenizeRequest(Strict):
     """A request for the text of tokens."""
 
     model: str = Field(min_length=1)
-    tokens: list[int]
+    tokens: TokenIds

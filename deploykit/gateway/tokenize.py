@@ -27,7 +27,7 @@ def tokenize_routes(service: Service) -> APIRouter:
         tokens = await text_tokens(model, text, context=None, special=special, param=param)
         return TokenizeReply(
             count=len(tokens),
-            max_model_len=model.context,
+            max_model_len=service.upstream.known_context(model),
             tokens=tokens,
             token_strs=[model.vocabulary.entry(token) for token in tokens] if given.return_token_strs else None,
         )

@@ -6,9 +6,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from deploykit.client import AsyncClient, Chunk, ClientError, Completion, InvalidRequestError, Options
+from deploykit.client import (
+    AsyncClient,
+    Chunk,
+    ClientError,
+    Completion,
+    InvalidRequestError,
+    Options,
+    StreamBrokenError,
+    UnavailableError,
+)
 from deploykit.gateway.catalogue import ServedModel
-from deploykit.gateway.errors import context_of
+from deploykit.gateway.errors import context_of, is_full
 
 PROBE_TIMEOUT: Final = 10.0
 """Seconds that the question for an engine's context may take: it is refused at once, or nobody answers."""
@@ -58,6 +67,20 @@ class Upstream:
         if model.fingerprint not in self._contexts:
             await self._learn_context(model)
         return self._contexts[model.fingerprint]
+
+    def known_context(self, model: ServedModel) -> int:
+        """Return the context as far as known: the model's own before its engine was asked."""
+        return self._contexts.get(model.fingerprint, model.context)
+
+    async def is_ready(self, models: Sequence[ServedModel]) -> bool:
+        """Return whether Triton and each of the models are ready."""
+        try:
+            if not (await self._client.health()).ready:
+                return False
+            ready = {model.name for model in await self._client.models(timeout=PROBE_TIMEOUT) if model.ready}
+        except ClientError:
+            return False
+        return ready.issuperset(model.name for model in models)
 
     async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of all answers as they come; closing the generator cancels them.
@@ -138,7 +161,7 @@ class Upstream:
         """Learn from a failure what it tells of an engine: its context, or that another one may come."""
         if context := context_of(error):
             self._contexts[model.fingerprint] = context
-        elif not isinstance(error, InvalidRequestError):
+        elif isinstance(error, UnavailableError | StreamBrokenError) and not is_full(error):
             self._contexts.pop(model.fingerprint, None)
 
     def _options(self, question: Question) -> Options:

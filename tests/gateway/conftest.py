@@ -1,14 +1,12 @@
 """Gateways in front of a real Triton, and of a server that answers as a test says."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import make_checkpoint
 from gateways import TEMPLATE, Gateway, open_gateway
-from inference_server import Service, run
 from openai import OpenAI
 
 from deploykit.config import PackageConfig, ServeConfig
@@ -16,21 +14,23 @@ from deploykit.convert import convert
 from deploykit.package import package
 from deploykit.serve import LocalServer, serve
 
+CONTEXT = 192
+"""Of the engine, in tokens; the model itself was made for more."""
 PORTS = ServeConfig(
     http_port=0,
     grpc_port=0,
     metrics_port=0,
     health_port=0,
     startup_timeout=60,
-    engine={"threads": 1, "max_context": 96},
+    engine={"threads": 1, "max_context": CONTEXT},
 )
 
 
 @pytest.fixture(scope="session")
 def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packaged model with a chat template, named `chatty`; its context is 128."""
+    """A packaged model with a chat template, named `chatty`; made for a context of 512."""
     root = tmp_path_factory.mktemp("gateway")
-    checkpoint = make_checkpoint(root / "checkpoint", "llama")
+    checkpoint = make_checkpoint(root / "checkpoint", "llama", max_position_embeddings=512)
     config = json.loads((checkpoint / "tokenizer_config.json").read_text())
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}))
     return package(convert(checkpoint, root / "converted"), root / "packaged", PackageConfig(name="chatty")).path
@@ -54,16 +54,3 @@ def gateway(chatty: Path, triton: LocalServer) -> Iterator[Gateway]:
 def openai(gateway: Gateway) -> OpenAI:
     """The `openai` package's client of the real thing."""
     return gateway.openai()
-
-
-@pytest.fixture
-def scripted(chatty: Path) -> Iterator[Callable[[Service], Gateway]]:
-    """Start a gateway in front of a server that answers as told; both end with the test."""
-    with ExitStack() as stack:
-
-        def start(service: Service) -> Gateway:
-            running = run(service)
-            stack.callback(running.server.stop, None)
-            return stack.enter_context(open_gateway([chatty], running.url))
-
-        yield start
