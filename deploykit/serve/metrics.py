@@ -12,6 +12,9 @@ Kind = Literal["counter", "gauge", "histogram"]
 INTERVAL: Final = 1.0
 """Seconds between two updates."""
 
+_EXACT: Final = 2**20
+"""Parts of one in which a gauge is told: of such numbers, changes add up to nothing again, to the last bit."""
+
 _Labels = tuple[tuple[str, str], ...]
 
 
@@ -36,11 +39,7 @@ class Metric(Protocol):
     """One line of Triton's metrics, or a histogram's lines."""
 
     def increment(self, value: float) -> None:
-        """Add to a counter."""
-        ...
-
-    def set(self, value: float) -> None:
-        """Write a gauge."""
+        """Add to a counter, or to a gauge, which may be less than nothing."""
         ...
 
     def observe(self, value: float) -> None:
@@ -70,6 +69,9 @@ class Publisher:
     """Writes what an engine counts into Triton's metrics, from a thread of its own.
 
     What was counted before it was made stays out: a warm-up is no request.
+
+    Gauges are told by what has changed, too. While a replaced model finishes its requests two backends write the same
+    lines, and so each adds its part and takes it away again.
     """
 
     def __init__(
@@ -86,7 +88,8 @@ class Publisher:
         self._on_failure = on_failure
         self._families: dict[str, Family] = {}
         self._metrics: dict[tuple[str, _Labels], Metric] = {}
-        self._counters: dict[tuple[str, _Labels], float] = {}
+        self._values: dict[tuple[str, _Labels], float] = {}
+        """What Triton has been told of each counter and gauge."""
         self._histograms: dict[str, Histogram] = {}
         self._closed = threading.Event()
         self._server = os.getppid()
@@ -124,14 +127,12 @@ class Publisher:
     def _publish_sample(self, sample: Sample, *, told: bool) -> None:
         labels = tuple(sorted(sample.labels.items()))
         metric = self._metric(sample.name, sample, labels)
-        if sample.kind == "gauge":
-            metric.set(sample.value)
-            return
+        value = round(sample.value * _EXACT) / _EXACT
         # A series that appears later begins at nothing: it wasn't there before the first look either.
-        before = self._counters.get((sample.name, labels), 0.0)
-        self._counters[sample.name, labels] = sample.value
-        if told and sample.value > before:
-            metric.increment(sample.value - before)
+        change = value - self._values.get((sample.name, labels), 0.0)
+        self._values[sample.name, labels] = value
+        if change and (told or sample.kind == "gauge"):
+            metric.increment(change)
 
     def _publish_histogram(self, name: str, samples: Sequence[Sample], *, told: bool) -> None:
         now = _histogram(samples)

@@ -117,9 +117,8 @@ def test_callers_that_go_free_their_rows_within_two_steps(watched: Watched, requ
     watched.until(lambda step: step.running + step.waiting == 0)
     held = [step for step in watched.steps() if step.time > gone and step.running + step.waiting]
     print(f"{requests} callers gone: {len(held)} steps with some of them left")
-    # Whoever runs is looked at in every step, the others one after another: 0.1 ms each on a busy machine.
-    assert len(held) <= 2 + requests // 500
-    assert len([step for step in held if step.running > 1]) <= 2
+    # Whoever runs is looked at in every step, the others one after another until nobody more has gone.
+    assert len(held) <= 2
     with Client(watched.server.grpc_url, model="tiny") as client:
         assert client.generate(PROMPT, max_tokens=2, timeout=2, ignore_eos=True).num_output_tokens == 2
     assert watched.server.restarts == 0

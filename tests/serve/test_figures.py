@@ -12,7 +12,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from triton_calls import stream
 
-from deploykit.artifact import Artifact
 from deploykit.client import Client
 from deploykit.config import ServeConfig
 from deploykit.serve import LocalServer, serve
@@ -22,6 +21,7 @@ pytestmark = pytest.mark.triton
 
 PROMPT = "def greet(name):"
 HISTOGRAMS = ("time_to_first_token_seconds", "time_per_output_token_seconds", "e2e_request_latency_seconds")
+STAGES = ("request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds")
 
 Figures = dict[tuple[str, str], float]
 """By name and by the labels that aren't the model's."""
@@ -68,7 +68,10 @@ def test_figures_are_those_of_the_requests(server: LocalServer) -> None:
     assert sums[0] + sums[1] == pytest.approx(sums[2], rel=0.2)
     assert 0 < math.fsum(sums) < 20
     assert (after["num_requests_running", ""], after["num_requests_waiting", ""]) == (0, 0)
+    assert [grown(after, f"{name}_count") for name in STAGES] == [3, 3, 3]
+    assert sum(grown(after, f"{name}_sum") for name in STAGES) == pytest.approx(sums[2], rel=0.2)
     types = scrape(server)[1]
+    assert {types[name] for name in STAGES} == {"histogram"}
     assert {types[name] for name in HISTOGRAMS} == {"histogram"}
     assert (types["generation_tokens"], types["num_requests_running"]) == ("counter", "gauge")
 
@@ -84,8 +87,15 @@ def test_gauges_show_what_runs_and_what_was_cancelled(slow_server: LocalServer) 
     assert after["num_requests_running", ""] == 0
 
 
-def test_figures_go_on_when_a_model_is_replaced(packaged: Artifact, anywhere: ServeConfig, tmp_path: Path) -> None:
-    root = shutil.copytree(packaged.path / "model_repository", tmp_path / "repository")
+def test_figures_go_on_when_a_model_is_replaced_and_add_up_while_the_old_one_ends(
+    slow_repository: Path, anywhere: ServeConfig, tmp_path: Path
+) -> None:
+    root = shutil.copytree(slow_repository, tmp_path / "repository")
+    long = {"text_input": PROMPT, "stream": True, "max_tokens": 400, "ignore_eos": True}
+
+    def running(number: int) -> Callable[[Figures], bool]:
+        return lambda figures: figures["num_requests_running", ""] == number
+
     with serve(root, anywhere) as server, Client(server.grpc_url, model="tiny") as client:
         client.generate(PROMPT, max_tokens=5, ignore_eos=True)
         until(server, lambda figures: figures["generation_tokens_total", ""] == 5)
@@ -94,12 +104,25 @@ def test_figures_go_on_when_a_model_is_replaced(packaged: Artifact, anywhere: Se
         manifest = json.loads(file.read_text())
         manifest["history"].append(manifest["history"][-1])
         file.write_text(json.dumps(manifest))
-        assert server.reload() == ["tiny"]
+        with stream(server, **long) as old:
+            next(old)
+            until(server, running(1))
+            assert server.reload() == ["tiny"]
+            with stream(server, **long) as new:
+                next(new)
+                both = until(server, running(2))
+                assert 0 < both["kv_cache_usage_perc", ""] < 1
+            until(server, running(1))
         end = time.monotonic() + 20
         while is_running(before):
             assert time.monotonic() < end
             time.sleep(0.05)
+        ended = until(server, running(0))
+        assert ended["kv_cache_usage_perc", ""] == 0
         client.generate(PROMPT, max_tokens=4, ignore_eos=True)
-        after = until(server, lambda figures: figures["generation_tokens_total", ""] == 9)
-        assert [after[f"{name}_count", ""] for name in HISTOGRAMS] == [2, 7, 2]
+        first, cancelled = (("request_success_total", reason) for reason in ("length", "cancelled"))
+        after = until(server, lambda figures: figures[first] == 2)
+        assert after[cancelled] == 2
+        assert after["generation_tokens_total", ""] > 9
+        assert [after[f"{name}_count", ""] for name in HISTOGRAMS[::2]] == [4, 4]
         assert server.restarts == 0

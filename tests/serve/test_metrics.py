@@ -43,7 +43,7 @@ class Written:
         return WrittenFamily(self, name, kind)
 
     def value(self, name: str, **labels: str) -> float:
-        return self.lines[name, tuple(sorted({"model": "m", **labels}.items()))][-1]
+        return [0.0, *self.lines[name, tuple(sorted({"model": "m", **labels}.items()))]][-1]
 
 
 class WrittenFamily:
@@ -63,13 +63,9 @@ class WrittenMetric:
         self.values, self.kind = values, kind
 
     def increment(self, value: float) -> None:
-        assert self.kind == "counter"
-        assert value > 0
+        assert self.kind in ("counter", "gauge")
+        assert value > 0 or (self.kind == "gauge" and value < 0)
         self.values.append((self.values or [0.0])[-1] + value)
-
-    def set(self, value: float) -> None:
-        assert self.kind == "gauge"
-        self.values.append(value)
 
     def observe(self, value: float) -> None:
         assert self.kind == "histogram"
@@ -110,6 +106,24 @@ def test_figures_are_those_since_the_model_is_ready(
     waits = written.lines["time_to_first_token_seconds", (("model", "m"),)]
     assert len(waits) == 4
     assert math.fsum(waits) == pytest.approx(100.063)
+
+
+def test_two_backends_of_one_model_add_up_and_leave_nothing_behind() -> None:
+    written, failures = Written(), list[Exception]()
+    both = [Metrics(), Metrics()]
+    publishers = []
+    for number, metrics in enumerate(both, 1):
+        metrics.running.set(number)
+        metrics.cache_usage.set(number / 7)
+        publishers.append(Publisher(metrics.samples, written.family, labels={"model": "m"}, on_failure=failures.append))
+    assert written.value("num_requests_running") == 3
+    assert written.value("kv_cache_usage_perc") == pytest.approx(3 / 7, abs=1e-6)
+    for metrics, publisher in zip(both, publishers, strict=True):
+        metrics.running.set(0)
+        metrics.cache_usage.set(0)
+        publisher.close()
+    assert (written.value("num_requests_running"), written.value("kv_cache_usage_perc")) == (0, 0)
+    assert not failures
 
 
 def test_what_cannot_be_written_ends_the_writing_and_nothing_else() -> None:
