@@ -9,6 +9,7 @@ from deploykit.gateway.answering import Service
 from deploykit.gateway.catalogue import Catalogue
 from deploykit.gateway.chat import chat_routes
 from deploykit.gateway.completions import completion_routes
+from deploykit.gateway.document import describe_models
 from deploykit.gateway.errors import Failures, add_handlers
 from deploykit.gateway.models import model_routes
 from deploykit.gateway.tokenize import tokenize_routes
@@ -40,4 +41,5 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
         tokenize_routes(service),
     ):
         app.include_router(router)
+    describe_models(app, catalogue)
     return app

@@ -211,6 +211,8 @@ def _first(error: dict[str, Any]) -> Refusal:
     place = [part for part in error["loc"] if part != "body"] or list(filter(None, [context.get("param")]))
     if kind == "json_invalid":
         return Refusal(f"the body is not valid JSON: {context['error']}")
+    if not place and context.get("ours"):
+        return Refusal(f"the body {error['msg']}", code="invalid_value")
     if not place:
         said = "the body is missing" if kind == "missing" else "the body must be a JSON object"
         return Refusal(f"{said}; send one with the content type application/json")

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from deploykit.chat_template import check_messages, check_tools
 from deploykit.errors import RequestError
+from deploykit.gateway.message_schema import MESSAGES, TOOLS
 
 MAX_STOPS: Final = 16
 """As many as the engine takes; OpenAI's own limit is 4."""
@@ -111,6 +112,11 @@ def _read_tool_choice(value: Any) -> str | None:
 def _read_response_format(value: Any) -> None:
     if value not in (None, {"type": "text"}):
         raise wrong('can be {"type": "text"} only; an answer can\'t be held to JSON or to a schema yet')
+
+
+def _read_modalities(value: Any) -> None:
+    if value not in (None, [], ["text"]):
+        raise wrong('can be ["text"] only: this server neither takes nor makes sounds')
 
 
 def _read_template_variables(value: Any) -> dict[str, Any] | None:
@@ -222,65 +228,12 @@ StopTokens = Annotated[
     PlainValidator(_read_stop_tokens),
     _optional({"type": "array", "items": _TOKEN, "maxItems": MAX_STOP_TOKENS, "uniqueItems": True}),
 ]
-Messages = Annotated[
-    list[dict[str, Any]],
-    PlainValidator(_read_messages),
-    WithJsonSchema(
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {
-                    "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-                    "content": {
-                        "anyOf": [
-                            {"type": "string"},
-                            {
-                                "type": "array",
-                                "minItems": 1,
-                                "items": {
-                                    "type": "object",
-                                    "required": ["type", "text"],
-                                    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                                    "additionalProperties": False,
-                                },
-                            },
-                        ]
-                    },
-                },
-            },
-        }
-    ),
-]
-Tools = Annotated[
-    list[dict[str, Any]] | None,
-    PlainValidator(_read_tools),
-    _optional(
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "function"],
-                "properties": {
-                    "type": {"const": "function"},
-                    "function": {
-                        "type": "object",
-                        "required": ["name"],
-                        "properties": {
-                            "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
-                            "description": {"type": "string"},
-                            "parameters": {"type": "object"},
-                            "strict": {"type": ["boolean", "null"]},
-                        },
-                        "additionalProperties": False,
-                    },
-                },
-                "additionalProperties": False,
-            },
-        }
-    ),
+Messages = Annotated[list[dict[str, Any]], PlainValidator(_read_messages), WithJsonSchema(MESSAGES)]
+Tools = Annotated[list[dict[str, Any]] | None, PlainValidator(_read_tools), _optional(TOOLS)]
+Modalities = Annotated[
+    None,
+    PlainValidator(_read_modalities),
+    _optional({"type": "array", "items": {"const": "text"}, "maxItems": 1}),
 ]
 ToolChoice = Annotated[str | None, PlainValidator(_read_tool_choice), _optional({"enum": ["none", "auto"]})]
 ResponseFormat = Annotated[

@@ -4,9 +4,9 @@ Types are strict: `"5"` is no number, and neither is `true`. A field that nobody
 passing it over could change an answer. Fields that change no answer (`metadata`, `store`, …) are taken and passed over.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from deploykit.gateway.fields import (
     MAX_CLIENT,
@@ -14,6 +14,7 @@ from deploykit.gateway.fields import (
     BadWords,
     Biases,
     Messages,
+    Modalities,
     NoFunctions,
     NoSuffix,
     NoTemplate,
@@ -32,12 +33,28 @@ from deploykit.gateway.fields import (
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion where nobody says: OpenAI's own default."""
+MAX_ERRORS: Final = 64
+"""Errors that are described; there are fewer fields, and a body has room for hundreds of thousands."""
 
 
 class Strict(BaseModel):
     """A JSON object, its types taken at their word."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _bound_errors(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            if error.error_count() <= MAX_ERRORS:
+                raise
+            # Only the first would be told, but each is described before: for 2 MB that took seconds, in which every
+            # other caller waited.
+            raise wrong(
+                f"holds {error.error_count()} values that can't be; see /openapi.json for those that can"
+            ) from None
 
 
 class StreamOptions(Strict):
@@ -150,7 +167,7 @@ class ChatRequest(Generation, ChatTemplateFields):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat = None
 
-    modalities: list[Literal["text"]] | None = None
+    modalities: Modalities = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
     service_tier: ServiceTier | None = None
@@ -179,33 +196,27 @@ class ChatRequest(Generation, ChatTemplateFields):
 
     @model_validator(mode="after")
     def _check(self) -> "ChatRequest":
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise wrong("needs logprobs true", param="top_logprobs")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise wrong("is another name of max_tokens; give one of them", param="max_completion_tokens")
         return self
 
 
-class TokenizeText(Strict):
-    """A request for the tokens of a text."""
+class TokenizeRequest(ChatTemplateFields):
+    """A request for the tokens of a text or of a conversation."""
 
     model: str = Field(min_length=1)
-    prompt: str
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-
-
-class TokenizeChat(ChatTemplateFields):
-    """A request for the tokens of a conversation."""
-
-    model: str = Field(min_length=1)
-    messages: Messages
+    prompt: str | None = None
+    messages: Messages | None = None
     tools: Tools = None
     return_token_strs: bool | None = None
 
-
-class TokenizeRequest(RootModel[TokenizeText | TokenizeChat]):
-    """A request for tokens."""
+    @model_validator(mode="after")
+    def _check_one(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise wrong("or messages: give one of them", param="prompt")
+        return self
 
 
 class DetokenizeRequest(Strict):

@@ -7,7 +7,7 @@ from deploykit.gateway.body import JsonRoute
 from deploykit.gateway.prompts import rendered, text_tokens
 from deploykit.gateway.replies import ERRORS, DetokenizeReply, TokenizeReply
 from deploykit.gateway.sampling import check_vocabulary
-from deploykit.gateway.schema import DetokenizeRequest, TokenizeChat, TokenizeRequest
+from deploykit.gateway.schema import DetokenizeRequest, TokenizeRequest
 
 
 def tokenize_routes(service: Service) -> APIRouter:
@@ -16,20 +16,19 @@ def tokenize_routes(service: Service) -> APIRouter:
 
     @router.post("/tokenize", responses=ERRORS, summary="Turn a text or messages into tokens")
     async def tokenize(body: TokenizeRequest) -> TokenizeReply:
-        given = body.root
-        model = service.catalogue.find(given.model)
-        if isinstance(given, TokenizeChat):
-            text, param = await rendered(model, given.messages, given.tools, given), "messages"
-            special = bool(given.add_special_tokens)
+        model = service.catalogue.find(body.model)
+        if body.messages is None:
+            text, param = body.prompt or "", "prompt"
+            special = body.add_special_tokens is not False
         else:
-            text, param = given.prompt, "prompt"
-            special = given.add_special_tokens is not False
+            text, param = await rendered(model, body.messages, body.tools, body), "messages"
+            special = bool(body.add_special_tokens)
         tokens = await text_tokens(model, text, context=None, special=special, param=param)
         return TokenizeReply(
             count=len(tokens),
             max_model_len=service.upstream.known_context(model),
             tokens=tokens,
-            token_strs=[model.vocabulary.entry(token) for token in tokens] if given.return_token_strs else None,
+            token_strs=[model.vocabulary.entry(token) for token in tokens] if body.return_token_strs else None,
         )
 
     @router.post("/detokenize", responses=ERRORS, summary="Turn tokens into their text")

@@ -17,15 +17,15 @@ HELLO: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "cont
 
 
 def complete(openai: OpenAI, prompt: Any = PROMPT, **more: Any) -> Completion:
-    answer = openai.completions.create(model="chatty", prompt=prompt, **{"max_tokens": 6, "temperature": 0, **more})
+    asked: Any = {"model": "chatty", "prompt": prompt, "max_tokens": 6, "temperature": 0, **more}
+    answer: Completion = openai.completions.create(**asked)
     assert_official(answer)
     return answer
 
 
 def chat(openai: OpenAI, messages: Any = HELLO, **more: Any) -> ChatCompletion:
-    answer = openai.chat.completions.create(
-        model="chatty", messages=messages, **{"max_tokens": 6, "temperature": 0, **more}
-    )
+    asked: Any = {"model": "chatty", "messages": messages, "max_tokens": 6, "temperature": 0, **more}
+    answer: ChatCompletion = openai.chat.completions.create(**asked)
     assert_official(answer)
     return answer
 

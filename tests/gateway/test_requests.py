@@ -250,7 +250,11 @@ def test_another_content_type_is_refused(gateway: Gateway, kind: str | None) -> 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
 def test_an_unknown_model_is_not_found(gateway: Gateway, path: str) -> None:
-    bodies = {"/tokenize": {"prompt": "a"}, "/detokenize": {"tokens": [5]}, "/v1/completions": {"prompt": "a"}}
+    bodies: dict[str, Any] = {
+        "/tokenize": {"prompt": "a"},
+        "/detokenize": {"tokens": [5]},
+        "/v1/completions": {"prompt": "a"},
+    }
     error = error_of(gateway.post(path, {"model": "other", **bodies.get(path, {"messages": HELLO})}), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
 

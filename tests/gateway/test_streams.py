@@ -18,7 +18,7 @@ from openai import APIError, APIStatusError
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 Answer = Callable[[Any, Any], Iterator[Any]]
 Scripted = Callable[[Answer], Gateway]
-ASKED = {"model": "chatty", "prompt": "def ", "max_tokens": 100}
+ASKED: Any = {"model": "chatty", "prompt": "def ", "max_tokens": 100}
 
 
 TOO_LONG = "INVALID_ARGUMENT: the prompt has 512 tokens, but the context of 200 leaves room for 199; shorten it"
