@@ -95,7 +95,6 @@ def open_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
 
 
 def _provider(environment: Mapping[str, str]) -> "TracerProvider":
-    from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -105,6 +104,5 @@ def _provider(environment: Mapping[str, str]) -> "TracerProvider":
     resource = Resource.create({SERVICE_NAME: named, SERVICE_VERSION: __version__})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    # The client's spans, if it makes any, belong to the same trace.
-    trace.set_tracer_provider(provider)
+    # Not for all of the process: FastAPI would make spans of its own, with callers' addresses in them.
     return provider
