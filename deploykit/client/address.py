@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from deploykit.client.errors import InvalidRequestError
 
-_SCHEMES: Final = ("grpc", "grpcs", "dns")
+_SCHEMES: Final = ("grpc", "grpcs", "dns", "http", "https")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def parse_url(url: str) -> Address:
             f"{url}: {scheme} is not spoken here; give HOST:PORT of Triton's gRPC endpoint (usually port 8001), or "
             "http://HOST:PORT of the gateway"
         )
-    target = rest.strip("/")
+    target = rest.rstrip("/")
     if scheme in ("http", "https"):
         # Who has the base URL of an OpenAI client at hand may give that.
         return Address(
@@ -90,6 +90,6 @@ def parse_url(url: str) -> Address:
     return Address(
         url=url,
         protocol="grpc",
-        target=f"dns:///{target}" if scheme == "dns" else target,
+        target=f"dns:///{target.lstrip('/')}" if scheme == "dns" else target,
         secure=scheme == "grpcs",
     )

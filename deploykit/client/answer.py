@@ -24,7 +24,8 @@ class Answer:
         self._choices: dict[int, _Choice] = {}
         self._open = n
         self.num_input_tokens = 0
-        self._total_tokens = 0
+        self.total_tokens = 0
+        """The server's own count of all choices' tokens; 0 where it hasn't told."""
 
     @property
     def begun(self) -> bool:
@@ -44,7 +45,7 @@ class Answer:
     @property
     def num_output_tokens(self) -> int:
         """Tokens so far, of all choices together."""
-        return self._total_tokens or sum(choice.tokens for choice in self._choices.values())
+        return self.total_tokens or sum(choice.tokens for choice in self._choices.values())
 
     def ended(self, index: int) -> bool:
         """Return whether a choice has ended."""
@@ -82,7 +83,7 @@ class Answer:
     def count(self, *, num_input_tokens: int, num_output_tokens: int) -> None:
         """Take the server's own count of the whole answer's tokens for the right one."""
         self.num_input_tokens = num_input_tokens
-        self._total_tokens = num_output_tokens
+        self.total_tokens = num_output_tokens
 
     def tokens_of(self, index: int) -> int:
         """Return the tokens of a choice so far."""

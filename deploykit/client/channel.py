@@ -88,7 +88,8 @@ class Pool:
         self._make = make
         self._url = url
         self._lanes: list[Lane] = []
-        self._lock = threading.Lock()
+        # One that the same thread may take again: a stream may be forgotten, and so ended, while it is held.
+        self._lock = threading.RLock()
         self._closed = False
 
     def take(self) -> Lane:

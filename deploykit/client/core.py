@@ -22,8 +22,8 @@ PROBE_TIMEOUT: Final = 5.0
 """Seconds that a health check may take: it is asked to learn that a server doesn't answer."""
 _OF_THE_CALL: Final = ("model", "timeout", "request_id", "trace")
 """Options that say how a request is sent; the others are sampling."""
-_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
-"""Printable ASCII without spaces: safe in a header and in a line of a log."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=@/+-]{0,127}")
+"""Safe in a header and in a line of a log, and what the gateway takes for one."""
 
 
 @dataclass(kw_only=True)
@@ -104,7 +104,7 @@ class Core:
         if name is None:
             name = yield from self._only_model(attempts)
         self._dialect.name_model(request, name)
-        reader = self._dialect.text_reader()
+        reader = self._dialect.text_reader(request)
         yield from receive(request, attempts, reader=reader, answer=answer, url=self.url)
 
     def _only_model(self, attempts: Attempts) -> Asking[str]:
@@ -132,7 +132,9 @@ def _request_id(given: object) -> str:
     if given is None:
         return uuid.uuid4().hex
     if not isinstance(given, str) or not _REQUEST_ID.fullmatch(given):
-        raise InvalidRequestError("request_id must be 1 to 128 printable ASCII characters without spaces")
+        raise InvalidRequestError(
+            "request_id must be at most 128 letters, digits and . _ : = @ / + -, a letter or a digit first"
+        )
     return given
 
 

@@ -40,8 +40,8 @@ class Dialect(Protocol):
     def name_model(self, request: Request, model: str) -> None:
         """Address a request to a model."""
 
-    def text_reader(self) -> Reader:
-        """Return what reads the answer to one request."""
+    def text_reader(self, request: Request) -> Reader:
+        """Return what reads the answer to a request."""
 
     def models(self, attempts: Attempts, headers: Mapping[str, str]) -> Asking[list[Model]]:
         """Return the steps to the models of the server, in alphabetical order."""

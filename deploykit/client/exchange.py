@@ -100,6 +100,14 @@ class Attempts:
             return None
         return wait
 
+    def wait_after(self, fault: ClientError) -> "Wait":
+        """Return the pause before the next attempt after a fault; the fault itself is raised where there is none."""
+        pause = self.pause()
+        if pause is None:
+            # The message says it all; the frames of the transport add nothing.
+            raise fault from None
+        return Wait(pause)
+
 
 def ask(request: Request, attempts: Attempts) -> Asking[Any]:
     """Return the reply to a request, which is sent again where nobody was there to take it.
@@ -111,10 +119,8 @@ def ask(request: Request, attempts: Attempts) -> Asking[Any]:
         try:
             return (yield Ask(request, attempts.left))
         except UnavailableError as fault:
-            pause = attempts.pause()
-            if pause is None:
-                raise fault from None
-        yield Wait(pause)
+            pause = attempts.wait_after(fault)
+        yield pause
 
 
 def receive(request: Request, attempts: Attempts, *, reader: Reader, answer: Answer, url: str) -> Answering:
@@ -137,8 +143,6 @@ def receive(request: Request, attempts: Attempts, *, reader: Reader, answer: Ans
             return
         if answer.begun:
             raise in_mid_stream(fault, text=answer.text, tokens=answer.num_output_tokens) from None
-        pause = attempts.pause() if isinstance(fault, UnavailableError) else None
-        if pause is None:
-            # The message says it all; the frames of the transport add nothing.
+        if not isinstance(fault, UnavailableError):
             raise fault from None
-        yield Wait(pause)
+        yield attempts.wait_after(fault)

@@ -1,4 +1,4 @@
-"""From what a server reports to the error a caller gets. Pure: names of gRPC's status codes and text, no I/O."""
+"""From what a server reports to the error a caller gets. Pure: names and numbers of status codes, and text; no I/O."""
 
 import re
 from typing import Final
@@ -27,6 +27,32 @@ _BY_STATUS: Final[dict[str, type[ClientError]]] = {
     "UNAVAILABLE": UnavailableError,
 }
 """The others (INTERNAL, UNKNOWN, UNIMPLEMENTED, …) are the server's own failures."""
+
+_BY_HTTP: Final[dict[int, type[ClientError]]] = {
+    401: PermissionDeniedError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: DeadlineExceededError,
+    429: UnavailableError,
+    499: CancelledError,
+    502: UnavailableError,
+    503: UnavailableError,
+    504: DeadlineExceededError,
+}
+"""Others are the request's fault from 400 to 499, and the server's where not."""
+_BY_CODE: Final[dict[str, type[ClientError]]] = {
+    "model_not_found": NotFoundError,
+    "rate_limit_exceeded": UnavailableError,
+    "timeout": DeadlineExceededError,
+    "unavailable": UnavailableError,
+}
+_BY_TYPE: Final[dict[str, type[ClientError]]] = {
+    "invalid_request_error": InvalidRequestError,
+    "rate_limit_error": UnavailableError,
+    "server_error": ServerError,
+    "timeout_error": DeadlineExceededError,
+}
+"""Codes and types of an error that comes in a stream, after a status of 200."""
 
 _TEXTS: Final = (
     (re.compile(r"unknown model|^model .* is not found", re.IGNORECASE), NotFoundError),
@@ -80,6 +106,23 @@ def fault_of_message(message: str) -> ClientError:
         if pattern.search(text):
             return kind(text)
     return ServerError(text)
+
+
+def fault_of_response(status: int, error: object, *, url: str) -> ClientError:
+    """Return the error for an HTTP response, or for an error object in a stream, where `status` is 200.
+
+    Args:
+        status: the response's status.
+        error: OpenAI's error object, if the response has one.
+        url: the server, as the user named it.
+    """
+    told = error if isinstance(error, dict) else {}
+    kind = _BY_CODE.get(str(told.get("code"))) or _BY_TYPE.get(str(told.get("type")))
+    if status in _BY_HTTP or kind is None:
+        kind = _BY_HTTP.get(status, InvalidRequestError if 400 <= status < 500 else ServerError)
+    message = told.get("message")
+    said = " ".join(str(message).split()) if message else f"HTTP status {status}"
+    return kind(said if kind is InvalidRequestError and message else f"{url}: {said}")
 
 
 def in_mid_stream(fault: ClientError, *, text: str, tokens: int) -> ClientError:

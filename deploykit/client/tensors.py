@@ -31,6 +31,9 @@ def counts(raw: bytes) -> tuple[int, ...]:
     Raises:
         ValueError: the tensor ends inside an element.
     """
+    # By far the most have one element.
+    if len(raw) == 4:
+        return (int.from_bytes(raw, "little"),)
     if len(raw) % 4:
         raise ValueError(f"a UINT32 tensor of {len(raw)} bytes ends inside an element")
     return struct.unpack(f"<{len(raw) // 4}I", raw)

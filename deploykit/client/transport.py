@@ -96,6 +96,10 @@ def transport_to(url: str, *, keepalive: float, tls: TLS | None, api_key: str | 
             f"{url}: TLS doesn't go with an address that says it has none; write https:// or grpcs://"
         )
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    if address.protocol == "http":
+        from deploykit.client.http_transport import HttpTransport
+
+        return HttpTransport(address, keepalive=keepalive, tls=tls, headers=headers)
     from deploykit.client.grpc_transport import GrpcTransport
 
     return GrpcTransport(address, keepalive=keepalive, tls=tls, headers=headers)

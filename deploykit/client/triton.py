@@ -60,8 +60,8 @@ class TritonDialect:
         """Address a request to a model."""
         request.body.model_name = model
 
-    def text_reader(self) -> "TritonReader":
-        """Return what reads the answer to one request."""
+    def text_reader(self, _request: Request) -> "TritonReader":
+        """Return what reads the answer to a request."""
         return TritonReader()
 
     def models(self, attempts: Attempts, headers: Mapping[str, str]) -> Asking[list[Model]]:
@@ -101,8 +101,8 @@ class TritonReader:
         if not raw:
             return ()
         try:
-            outputs = {tensor.name: value for tensor, value in zip(response.outputs, raw, strict=True)}
-            return _pieces(outputs, answer)
+            names = [tensor.name for tensor in response.outputs]
+            return _pieces(dict(zip(names, raw, strict=True)), answer)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ServerError(
                 f"the model {response.model_name!r} doesn't answer as a text generator does: {error!r}"
@@ -111,10 +111,10 @@ class TritonReader:
 
 def _pieces(outputs: Mapping[str, bytes], answer: Answer) -> list[Chunk]:
     texts = elements(outputs["text_output"])
-    reasons = elements(outputs.get("finish_reason", b""))
-    tokens = counts(outputs.get("num_output_tokens", b""))
-    logprobs = elements(outputs.get("logprobs", b""))
-    if "num_input_tokens" in outputs:
+    reasons = elements(outputs["finish_reason"]) if "finish_reason" in outputs else None
+    tokens = counts(outputs["num_output_tokens"]) if "num_output_tokens" in outputs else None
+    logprobs = elements(outputs["logprobs"]) if "logprobs" in outputs else None
+    if not answer.num_input_tokens and "num_input_tokens" in outputs:
         answer.num_input_tokens = counts(outputs["num_input_tokens"])[0]
     pieces = []
     for index, text in enumerate(texts):
