@@ -12,7 +12,7 @@ from deploykit.gateway.fields import MAX_PROMPTS
 from deploykit.gateway.frames import CompletionFrames
 from deploykit.gateway.keys import client_name
 from deploykit.gateway.logprobs import completion_logprobs
-from deploykit.gateway.prompts import prompt_tokens, room_for
+from deploykit.gateway.prompts import prompt_tokens, room_for, text_of
 from deploykit.gateway.replies import STREAMED, CompletionReply
 from deploykit.gateway.sampling import sampling_of
 from deploykit.gateway.schema import COMPLETION_TOKENS, CompletionRequest
@@ -27,7 +27,7 @@ def completion_routes(service: Service) -> APIRouter:
     @router.post("/v1/completions", response_model=CompletionReply, responses=STREAMED, summary="Continue texts")
     async def complete(body: CompletionRequest, request: Request) -> Response:
         question = await _question(service, body, request)
-        model, prefixes = question.model, _prefixes(body, question)
+        model, prefixes = question.model, await _prefixes(body, question)
         head = head_of(model, prefix="cmpl", kind="text_completion")
         frames = CompletionFrames(head, prefixes=prefixes, usage=body.include_usage, vocabulary=model.vocabulary)
 
@@ -77,14 +77,9 @@ async def _question(service: Service, body: CompletionRequest, request: Request)
     )
 
 
-def _prefixes(body: CompletionRequest, question: Question) -> list[str]:
+async def _prefixes(body: CompletionRequest, question: Question) -> list[str]:
     """Return what each choice's text begins with: its prompt if asked for."""
     texts = [""] * len(body.prompt)
     if body.echo:
-        texts = [
-            prompt
-            if isinstance(prompt, str)
-            else question.model.tokens_from().decode(prompt, skip_special_tokens=False)
-            for prompt in body.prompt
-        ]
+        texts = [prompt if isinstance(prompt, str) else await text_of(question.model, prompt) for prompt in body.prompt]
     return [text for text in texts for _ in range(question.choices)]

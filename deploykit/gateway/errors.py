@@ -11,9 +11,8 @@
 """
 
 import json
+import logging
 import re
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -32,6 +31,7 @@ from deploykit.client import (
     UnavailableError,
 )
 from deploykit.errors import DeploykitError
+from deploykit.gateway.logs import tell
 
 INVALID: Final = "invalid_request_error"
 RETRY_AFTER: Final = 1
@@ -142,12 +142,8 @@ def context_of(error: ClientError) -> int | None:
 
 
 def log_failure(error: BaseException) -> None:
-    """Log where something failed, without its message: that might hold a prompt or a path."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
-    print(f"gateway: a request failed: {type(error).__name__} at {where}", file=sys.stderr, flush=True)
+    """Log where something failed that nobody foresaw, without its message: that might hold a prompt or a path."""
+    tell("a request failed", level=logging.ERROR, error=error)
 
 
 def add_handlers(app: FastAPI) -> None:

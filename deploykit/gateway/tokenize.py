@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from deploykit.gateway.answering import Service
 from deploykit.gateway.body import JsonRoute
-from deploykit.gateway.prompts import rendered, text_tokens
+from deploykit.gateway.prompts import rendered, text_of, text_tokens
 from deploykit.gateway.replies import ERRORS, DetokenizeReply, TokenizeReply
 from deploykit.gateway.sampling import check_vocabulary
 from deploykit.gateway.schema import DetokenizeRequest, TokenizeRequest
@@ -35,6 +35,6 @@ def tokenize_routes(service: Service) -> APIRouter:
     async def detokenize(body: DetokenizeRequest) -> DetokenizeReply:
         model = service.catalogue.find(body.model)
         check_vocabulary(body.tokens, model, param="tokens")
-        return DetokenizeReply(prompt=model.tokens_from().decode(body.tokens, skip_special_tokens=False))
+        return DetokenizeReply(prompt=await text_of(model, body.tokens))
 
     return router
