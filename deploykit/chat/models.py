@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from deploykit.chat.conversation import as_text
-from deploykit.errors import ArtifactError, RequestError
+from deploykit.errors import ArtifactError, ConfigError, RequestError
 
 _ENDLESS: Final = 10**6
 """Tokens that stand for as many as the context has room for."""
+_GATEWAY_TOKENS: Final = 1024
+"""Of an answer over HTTP, where nothing else is said."""
+_TOO_LONG: Final = (
+    re.compile(
+        r"maximum context length is (?P<context>\d+) tokens, but the request has (?:at least )?(?P<prompt>\d+) in"
+    ),
+    re.compile(r"the prompt has (?:at least )?(?P<prompt>\d+) tokens, but the context of (?P<context>\d+)"),
+)
+"""How the gateway and the engine refuse what the context has no room for."""
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 
 
@@ -20,6 +29,8 @@ class Piece:
     """A part of an answer as it comes."""
 
     text: str
+    tokens: int = 0
+    """Of the answer so far."""
     finish_reason: str | None = None
     """`stop` or `length` with the last one."""
 
@@ -129,7 +140,7 @@ class _Local:
             for event in events:
                 if event.error:
                     raise EngineError(event.error)
-                yield Piece(text=event.text, finish_reason=event.finish_reason)
+                yield Piece(text=event.text, tokens=event.num_output_tokens, finish_reason=event.finish_reason)
 
     def check(self, sampling: Mapping[str, Any]) -> None:
         from deploykit.engine import SamplingParams
@@ -156,9 +167,13 @@ class _Remote:
 
         self._client = Client(url, **options)
         self._raw = raw
-        # The gateway gives an answer all the room there is, and Triton itself has a default that is short.
-        self._limit = None if url.startswith("http") else _ENDLESS
-        self.name = options.get("model") or url
+        # Triton's answers end where the context is full; the gateway refuses a limit that there is no room for.
+        self._limit = _GATEWAY_TOKENS if url.startswith("http") else _ENDLESS
+        try:
+            self.name = options.get("model") or _only(self._client.models(), url)
+        except BaseException:
+            self.close()
+            raise
         self.about = f"at {url}"
 
     def answer(
@@ -166,17 +181,14 @@ class _Remote:
     ) -> Generator[Piece, None, None]:
         from deploykit.client import InvalidRequestError
 
-        # The gateway refuses a limit that the context has no room for; Triton's answer just ends there.
-        limit = None if tight and self._limit is None else sampling.get("max_tokens")
-        options: Any = {**sampling, "max_tokens": limit or self._limit}
+        limit = sampling.get("max_tokens") or self._limit
         try:
-            with self._stream(messages, options) as stream:
-                for chunk in stream:
-                    yield Piece(text=chunk.text, finish_reason=chunk.finish_reason)
+            yield from self._listen(messages, {**sampling, "max_tokens": limit})
         except InvalidRequestError as error:
-            if "context" not in str(error) or tight:
-                raise
-            raise TooLongError(str(error)) from None
+            room = _room(str(error))
+            if not room.left or not (tight or room.left >= min(limit, room.context // 4)):
+                raise (TooLongError(str(error)) if room.context and not tight else error) from None
+            yield from self._listen(messages, {**sampling, "max_tokens": min(limit, room.left)})
 
     def check(self, sampling: Mapping[str, Any]) -> None:
         """Pass everything: what a server takes it says itself."""
@@ -184,7 +196,41 @@ class _Remote:
     def close(self) -> None:
         self._client.close()
 
-    def _stream(self, messages: list[dict[str, Any]], options: Any) -> Any:
+    def _listen(self, messages: list[dict[str, Any]], options: Any) -> Generator[Piece, None, None]:
         if self._raw:
-            return self._client.generate(as_text(messages), stream=True, **options)
-        return self._client.chat(messages, stream=True, **options)
+            stream = self._client.generate(as_text(messages), stream=True, **options)
+        else:
+            stream = self._client.chat(messages, stream=True, **options)
+        with stream:
+            for chunk in stream:
+                yield Piece(text=chunk.text, tokens=chunk.num_output_tokens, finish_reason=chunk.finish_reason)
+
+
+def _only(models: Sequence[Any], url: str) -> str:
+    """Return the name of the one model that a server has ready."""
+    names = [model.name for model in models if model.ready]
+    if len(names) != 1:
+        raise ConfigError(
+            f"{url}: serves {', '.join(names)}; choose one: --model NAME"
+            if names
+            else f"{url}: no model is ready there"
+        )
+    return str(names[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """What a server's refusal says of its context."""
+
+    context: int
+    """In tokens; 0 where the refusal is about something else."""
+    left: int
+    """Behind the prompt."""
+
+
+def _room(refusal: str) -> _Room:
+    for pattern in _TOO_LONG:
+        if found := pattern.search(refusal):
+            context, prompt = int(found["context"]), int(found["prompt"])
+            return _Room(context=context, left=max(0, context - prompt))
+    return _Room(context=0, left=0)

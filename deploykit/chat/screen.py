@@ -1,10 +1,12 @@
 """Where a conversation is read and written: a terminal, or a script's pipes."""
 
+import os
 import signal
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Final, Protocol
 
@@ -82,16 +84,13 @@ class Terminal:
             earlier: lines that the arrow keys bring back.
         """
         self._within = False
+        self._color = None if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" else False
         # Python may have been built without it; lines are then edited as the terminal does.
         with suppress(ImportError):
             import readline
 
             readline.set_completer_delims("")
-            readline.set_completer(
-                lambda text, number: dict(
-                    enumerate(name for name in commands if text.startswith("/") and name.startswith(text))
-                ).get(number)
-            )
+            readline.set_completer(partial(_completion, commands))
             readline.parse_and_bind("tab: complete")
             for line in earlier:
                 readline.add_history(line)
@@ -123,12 +122,18 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Show in a weaker colour."""
-        click.secho(shown(text), dim=True)
+        click.secho(shown(text), dim=True, color=self._color)
 
     def fail(self, error: DeploykitError) -> None:
         """Show the error, as a command's own."""
         line = " ".join(str(error).split())
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {shown(line)}")
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {shown(line)}", color=self._color)
+
+
+def _completion(commands: Sequence[str], text: str, number: int) -> str | None:
+    """Return the command that may be meant by what was typed so far, of several the one with this number."""
+    meant = [f"{name} " for name in commands if text.startswith("/") and name.startswith(text)]
+    return meant[number] if number < len(meant) else None
 
 
 def shown(text: str) -> str:

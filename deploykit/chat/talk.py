@@ -43,6 +43,7 @@ class Talk:
         self.sampling = dict(sampling or {})
         self.file = file
         self.over = False
+        self._tokens = 0
 
     def run(self) -> None:
         """Answer lines until there are no more.
@@ -97,7 +98,7 @@ class Talk:
                     for piece in pieces:
                         said.append(piece.text)
                         self.screen.write(piece.text)
-                        reason = piece.finish_reason
+                        self._tokens, reason = piece.tokens, piece.finish_reason
             except KeyboardInterrupt:
                 if not self.screen.interactive:
                     raise
@@ -133,5 +134,4 @@ class Talk:
         if reason == _STOPPED:
             self.screen.note("(stopped)" if answer else "(stopped; the message is taken back)")
         elif reason == "length":
-            limit = self.sampling.get("max_tokens")
-            self.screen.note(f"(cut at {limit} tokens)" if limit else "(cut: it had all the room there was)")
+            self.screen.note(f"(cut at {self._tokens} tokens)")
