@@ -201,6 +201,7 @@ def test_the_process_can_reach_nothing(compiled: Compiled) -> None:
     assert b"PATH=" not in (root / "environ").read_bytes()
     limits = {line[:26].strip(): line[26:].split()[:2] for line in (root / "limits").read_text().splitlines()}
     assert limits["Max open files"] == ["3", "3"]
+    assert 256 * 2**20 < int(limits["Max address space"][1]) < 512 * 2**20
     for name in ("Max processes", "Max file size", "Max core file size"):
         assert limits[name] == ["0", "0"]
 
