@@ -1,8 +1,9 @@
 """The gateway's endpoints as an ASGI application."""
 
+from importlib.metadata import version
+
 from fastapi import FastAPI
 
-from deploykit import __version__
 from deploykit.client import AsyncClient
 from deploykit.config import GatewayConfig
 from deploykit.gateway.answering import Service
@@ -27,7 +28,7 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
     service = Service(catalogue=catalogue, upstream=Upstream(backend, timeout=settings.timeout))
     app = FastAPI(
         title="deploykit gateway",
-        version=__version__,
+        version=version("deploykit"),
         description="OpenAI's API for the models that deploykit serves.",
         docs_url=None,
         redoc_url=None,

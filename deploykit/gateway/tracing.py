@@ -2,28 +2,23 @@
 
 import logging
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from deploykit import __version__
 from deploykit.gateway.logs import tell
+from deploykit.traces import open_provider, send_last
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Environment variables that say where traces are sent; without either, none are made."""
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 SERVICE: Final = "deploykit-gateway"
-FAREWELL: Final = 3.0
-"""Seconds at most that the last spans get to be sent: a collector that is down must not hold the end."""
 
 
 class Span(Protocol):
@@ -45,7 +40,7 @@ class Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider, self._propagator = provider, TraceContextTextMapPropagator()
-        self._tracer: Tracer = provider.get_tracer("deploykit.gateway", __version__)
+        self._tracer: Tracer = provider.get_tracer("deploykit.gateway", version("deploykit"))
 
     @contextmanager
     def span(self, scope: Scope) -> Iterator[Span]:
@@ -73,36 +68,11 @@ class Tracing:
             yield span
 
     def close(self) -> None:
-        """Send what has not been sent yet, within a few seconds."""
-        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
-        sending.start()
-        sending.join(FAREWELL)
-
-
-def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the environment says where traces are sent."""
-    return any(environment.get(name) for name in ENDPOINTS)
+        """Send what has not been sent yet, if the collector takes it soon."""
+        send_last(self._provider)
 
 
 def open_tracing(environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """Return what makes spans as OpenTelemetry's environment variables say; None where they say nothing."""
-    if not is_wanted(environment):
-        return None
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
-        tell("no traces: opentelemetry-sdk is not installed; pip install 'deploykit[otel]'", level=logging.WARNING)
-        return None
-    return Tracing(_provider(environment))
-
-
-def _provider(environment: Mapping[str, str]) -> "TracerProvider":
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    named = environment.get("OTEL_SERVICE_NAME", SERVICE)
-    resource = Resource.create({SERVICE_NAME: named, SERVICE_VERSION: __version__})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    # Not for all of the process: FastAPI would make spans of its own, with callers' addresses in them.
-    return provider
+    """Return what makes spans; None where the environment names no collector."""
+    provider = open_provider(environment, service=SERVICE, say=lambda line: tell(line, level=logging.WARNING))
+    return None if provider is None else Tracing(provider)
