@@ -1,13 +1,15 @@
 """The client for event loops: a connection to a server, and what can be asked of it."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from deploykit.client.address import TLS
-from deploykit.client.async_stream import AsyncTextStream, perform
+from deploykit.client.async_stream import AsyncTextStream, perform, run_batch
+from deploykit.client.batch import CONCURRENCY, Batch, numbered
 from deploykit.client.core import PROBE_TIMEOUT, Core, seconds
 from deploykit.client.dialect import Prompt, read_chat
+from deploykit.client.errors import ClientError
 from deploykit.client.retry import TRIES
 from deploykit.client.sampling import Options
 from deploykit.client.transport import KEEPALIVE, Transport, transport_to
@@ -175,6 +177,73 @@ class AsyncClient:
         exchange = self._core.exchange(read_chat(messages), options, stream=stream, tools=tools)
         answer = AsyncTextStream(exchange, self._connection)
         return answer if stream else answer.completion()
+
+    @overload
+    async def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Completion]: ...
+
+    @overload
+    async def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Completion | ClientError]: ...
+
+    async def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Return the answers to many prompts, in the prompts' order; several are asked at a time.
+
+        Args:
+            prompts: texts, lists of token ids, or lists of messages.
+            concurrency: how many are asked at a time, at most.
+            return_errors: whether a failure stands in its answer's place. Otherwise the first one ends the batch: what
+                runs is cancelled, and the error says which prompt it was, as `prompts[3]: …`.
+            tools: as of `chat`; only with messages.
+            options: as of `generate`, for each of the prompts; `timeout` begins when a prompt is asked, and the place
+                is added to a `request_id`.
+
+        Raises:
+            ClientError: a call failed.
+
+        Example:
+            ```python
+            import asyncio
+            from deploykit.client import AsyncClient
+
+            async def main() -> None:
+                async with AsyncClient("localhost:8001") as client:
+                    for answer in await client.batch(["def ", "class ", "import "], max_tokens=16):
+                        print(answer.text)
+
+            asyncio.run(main())
+            ```
+        """
+        work = Batch(prompts, concurrency=concurrency, return_errors=return_errors)
+
+        def ask(prompt: object, place: int) -> AsyncTextStream:
+            exchange = self._core.exchange(prompt, numbered(options, place), stream=False, tools=tools)
+            return AsyncTextStream(exchange, self._connection)
+
+        await run_batch(work, ask)
+        return work.answers()
 
     def open_stream(
         self, prompt: Prompt, *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Unpack[Options]

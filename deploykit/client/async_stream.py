@@ -1,10 +1,12 @@
 """An answer that is still arriving, for event loops; and the performing of steps that wait in one."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from deploykit.client.batch import Batch
 from deploykit.client.core import Exchange
 from deploykit.client.errors import CancelledError, ClientError
 from deploykit.client.exchange import RECEIVE, Ask, Asking, Open, Step, Wait
@@ -35,6 +37,31 @@ async def perform(steps: Asking[Result], connection: AsyncConnection) -> Result:
                 step = steps.send(reply)
     except StopIteration as end:
         return cast("Result", end.value)
+
+
+async def run_batch(batch: Batch, ask: Callable[[object, int], "AsyncTextStream"]) -> None:
+    """Ask the prompts of a batch, in tasks."""
+
+    async def work() -> None:
+        while (taken := batch.take()) is not None:
+            place, prompt = taken
+            stream: AsyncTextStream | None = None
+            outcome: Completion | ClientError
+            try:
+                stream = ask(prompt, place)
+                batch.begin(stream)
+                outcome = await stream.completion()
+            except ClientError as fault:
+                outcome = fault
+            batch.end(place, outcome, stream)
+
+    tasks = [asyncio.create_task(work()) for _ in range(batch.workers)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class AsyncTextStream:

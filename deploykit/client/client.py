@@ -1,15 +1,17 @@
 """The client for threads: a connection to a server, and what can be asked of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from deploykit.client.address import TLS
+from deploykit.client.batch import CONCURRENCY, Batch, numbered
 from deploykit.client.core import PROBE_TIMEOUT, Core, seconds
-from deploykit.client.dialect import read_chat
+from deploykit.client.dialect import Prompt, read_chat
+from deploykit.client.errors import ClientError
 from deploykit.client.retry import TRIES
 from deploykit.client.sampling import Options
-from deploykit.client.stream import TextStream, perform
+from deploykit.client.stream import TextStream, perform, run_batch
 from deploykit.client.transport import KEEPALIVE, Transport, transport_to
 from deploykit.client.values import Completion, Health, Model
 
@@ -163,6 +165,69 @@ class Client:
         exchange = self._core.exchange(read_chat(messages), options, stream=stream, tools=tools)
         answer = TextStream(exchange, self._connection)
         return answer if stream else answer.completion()
+
+    @overload
+    def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Completion]: ...
+
+    @overload
+    def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> list[Completion | ClientError]: ...
+
+    def batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Return the answers to many prompts, in the prompts' order; several are asked at a time.
+
+        Args:
+            prompts: texts, lists of token ids, or lists of messages.
+            concurrency: how many are asked at a time, at most.
+            return_errors: whether a failure stands in its answer's place. Otherwise the first one ends the batch: what
+                runs is cancelled, and the error says which prompt it was, as `prompts[3]: …`.
+            tools: as of `chat`; only with messages.
+            options: as of `generate`, for each of the prompts; `timeout` begins when a prompt is asked, and the place
+                is added to a `request_id`.
+
+        Raises:
+            ClientError: a call failed.
+
+        Example:
+            ```python
+            from deploykit.client import Client
+
+            with Client("localhost:8001") as client:
+                for answer in client.batch(["def ", "class ", "import "], concurrency=2, max_tokens=16):
+                    print(answer.text)
+            ```
+        """
+        work = Batch(prompts, concurrency=concurrency, return_errors=return_errors)
+
+        def ask(prompt: object, place: int) -> TextStream:
+            exchange = self._core.exchange(prompt, numbered(options, place), stream=False, tools=tools)
+            return TextStream(exchange, self._connection)
+
+        run_batch(work, ask)
+        return work.answers()
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """Return the models in the server's repository, in alphabetical order.

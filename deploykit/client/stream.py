@@ -2,9 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from deploykit.client.batch import Batch
 from deploykit.client.core import Exchange
 from deploykit.client.errors import CancelledError, ClientError
 from deploykit.client.exchange import RECEIVE, Ask, Asking, Open, Step, Wait
@@ -35,6 +38,37 @@ def perform(steps: Asking[Result], connection: Connection) -> Result:
                 step = steps.send(reply)
     except StopIteration as end:
         return cast("Result", end.value)
+
+
+def run_batch(batch: Batch, ask: Callable[[object, int], "TextStream"]) -> None:
+    """Ask the prompts of a batch, in threads."""
+
+    def work() -> None:
+        try:
+            while (taken := batch.take()) is not None:
+                place, prompt = taken
+                stream: TextStream | None = None
+                outcome: Completion | ClientError
+                try:
+                    stream = ask(prompt, place)
+                    batch.begin(stream)
+                    outcome = stream.completion()
+                except ClientError as fault:
+                    outcome = fault
+                batch.end(place, outcome, stream)
+        except BaseException as error:
+            batch.stop(error)
+            raise
+
+    with ThreadPoolExecutor(max(1, batch.workers), thread_name_prefix="deploykit-batch") as pool:
+        futures = [pool.submit(work) for _ in range(batch.workers)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException as error:
+            # Ctrl-C: the threads end as soon as their calls are cancelled.
+            batch.stop(error)
+            raise
 
 
 class TextStream:
