@@ -52,8 +52,8 @@ class Upstream:
         """Ask through `client`; `timeout` are the seconds that a whole answer may take."""
         self._client = client
         self._timeout = timeout
-        self._contexts: dict[str, int] = {}
-        """By the model's fingerprint."""
+        self._contexts: dict[tuple[str, str], int] = {}
+        """By the model's name and fingerprint."""
 
     async def context(self, model: ServedModel) -> int:
         """Return the tokens that prompt and answer may have together.
@@ -64,13 +64,13 @@ class Upstream:
         Raises:
             ClientError: the engine doesn't answer.
         """
-        if model.fingerprint not in self._contexts:
+        if _key(model) not in self._contexts:
             await self._learn_context(model)
-        return self._contexts[model.fingerprint]
+        return self._contexts[_key(model)]
 
     def known_context(self, model: ServedModel) -> int:
         """Return the context as far as known: the model's own before its engine was asked."""
-        return self._contexts.get(model.fingerprint, model.context)
+        return self._contexts.get(_key(model), model.context)
 
     async def is_ready(self, models: Sequence[ServedModel]) -> bool:
         """Return whether Triton and each of the models are ready."""
@@ -155,14 +155,14 @@ class Upstream:
             await self._client.generate([0] * model.context, model=model.name, timeout=PROBE_TIMEOUT, max_tokens=1)
         except InvalidRequestError as error:
             context = context_of(error)
-        self._contexts[model.fingerprint] = context or model.context
+        self._contexts[_key(model)] = context or model.context
 
     def _heed(self, model: ServedModel, error: ClientError) -> None:
         """Learn from a failure what it tells of an engine: its context, or that another one may come."""
         if context := context_of(error):
-            self._contexts[model.fingerprint] = context
+            self._contexts[_key(model)] = context
         elif isinstance(error, UnavailableError | StreamBrokenError) and not is_full(error):
-            self._contexts.pop(model.fingerprint, None)
+            self._contexts.pop(_key(model), None)
 
     def _options(self, question: Question) -> Options:
         return cast(
@@ -175,6 +175,10 @@ class Upstream:
                 "trace": question.trace,
             },
         )
+
+
+def _key(model: ServedModel) -> tuple[str, str]:
+    return model.name, model.fingerprint
 
 
 async def _end(tasks: Sequence["asyncio.Future[Any]"]) -> None:
