@@ -11,7 +11,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deploykit.client import CancelledError, Choice, Chunk, ClientError
+from deploykit.client import CancelledError, Choice, Chunk, ClientError, DeadlineExceededError
 from deploykit.client.tracing import trace_headers
 from deploykit.gateway.catalogue import Catalogue, ServedModel
 from deploykit.gateway.errors import refusal_of
@@ -131,6 +131,7 @@ async def _events(
     except ClientError as error:
         if not begun:
             raise
+        watch.close("timeout" if isinstance(error, DeadlineExceededError) else "error")
         # Then the end, as vLLM has it: readers that wait for it don't wait in vain.
         yield refusal_of(error).event() + DONE
 

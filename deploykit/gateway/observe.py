@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,12 +72,13 @@ class Observe:
     def _telling(self, scope: Scope, watch: RequestWatch, outcome: "_Outcome") -> Iterator[None]:
         token = current_request.set(request_id(scope))
         try:
-            with self._tracing.span(scope) if self._tracing else nullcontext() as span:
+            traced = self._tracing if scope["path"] not in self._quiet else None
+            with traced.span(scope) if traced else nullcontext() as span:
                 try:
                     yield
                 finally:
-                    watch.close("error" if outcome.failed else "cancelled")
                     status = outcome.status or CLIENT_GONE
+                    watch.close("error" if outcome.failed else _ending(status))
                     if span is not None:
                         _describe(span, scope, watch, status)
                     self._count(scope, watch, status)
@@ -84,8 +86,7 @@ class Observe:
             current_request.reset(token)
 
     def _count(self, scope: Scope, watch: RequestWatch, status: int) -> None:
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        route = _route(scope)
+        method, route = _method(scope), _route(scope)
         self._metrics.http.labels(method, route, str(status)).inc()
         if route not in self._quiet or status >= 400:
             tell("request", method=method, route=route, status=status, **_facts(scope, watch))
@@ -103,6 +104,18 @@ class _Outcome:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
+
+
+def _ending(status: int) -> str:
+    """Return how a choice ended that has no end of its own, when its request was answered with a status."""
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
+        return "timeout"
+    return "cancelled" if status in (HTTPStatus.OK, CLIENT_GONE) else "error"
+
+
+def _method(scope: Scope) -> str:
+    """Return the method, of which there are few; callers may send any word."""
+    return scope["method"] if scope["method"] in METHODS else "_OTHER"
 
 
 def _route(scope: Scope) -> str:
@@ -130,8 +143,10 @@ def _facts(scope: Scope, watch: RequestWatch) -> dict[str, Any]:
 def _describe(span: Span, scope: Scope, watch: RequestWatch, status: int) -> None:
     """Note on a span what OpenTelemetry's conventions have names for."""
     route = _route(scope)
+    method = _method(scope)
+    span.update_name(method if route == NO_ROUTE else f"{method} {route}")
+    span.set_attribute("http.request.method", method)
     if route != NO_ROUTE:
-        span.update_name(f"{scope['method']} {route}")
         span.set_attribute("http.route", route)
     span.set_attribute("http.response.status_code", status)
     span.set_attribute("deploykit.request_id", request_id(scope))

@@ -53,10 +53,9 @@ class Tracing:
         headers = Headers(scope=scope)
         caller = {name: headers[name] for name in TRACE_HEADERS if name in headers}
         with self._tracer.start_as_current_span(
-            scope["method"],
+            "request",
             context=self._propagator.extract(caller),
             kind=SpanKind.SERVER,
-            attributes={"http.request.method": scope["method"]},
             # Its message may hold a prompt.
             record_exception=False,
             set_status_on_exception=False,

@@ -120,6 +120,22 @@ def test_a_failure_in_mid_answer_ends_the_connection(told: io.StringIO) -> None:
     assert (error["error"], request["status"], request["finished"]) == ("ValueError", 200, ["error"])
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [(200, "cancelled"), (499, "cancelled"), (400, "error"), (503, "error"), (504, "timeout")]
+)
+@pytest.mark.usefixtures("told")
+def test_counts_what_has_no_end_by_how_the_request_ended(status: int, reason: str) -> None:
+    metrics = Metrics()
+
+    async def refused(scope: Any, receive: Any, send: Any) -> None:
+        watch_of(scope).begin("tiny", prompt_tokens=1)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    ask(observed(refused, metrics))
+    assert figure(metrics, "request_success_total", model_name="tiny", finished_reason=reason) == 1
+
+
 def test_a_caller_who_went_is_told_of_as_such(told: io.StringIO) -> None:
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         watch_of(scope).begin("tiny", prompt_tokens=1)
