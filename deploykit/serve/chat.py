@@ -1,5 +1,6 @@
 """Makes prompts of conversations, on threads of its own: a template may take seconds, and nobody else waits for it."""
 
+import os
 import queue
 import threading
 import time
@@ -144,9 +145,8 @@ class ChatDesk:
         try:
             return read_sources(folder)
         except ArtifactError as error:
-            # Its line says where the file lies.
-            self._flaw = f"this model's chat template can't be read, the server's log says why; {_REMEDY}"
-            self._on_failure(error)
+            # Files by their names: where they lie is no caller's business.
+            self._flaw = f"this model's chat template can't be used: {error}".replace(f"{folder}{os.sep}", "")
             return None
 
 

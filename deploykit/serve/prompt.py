@@ -43,6 +43,6 @@ def read_prompt(tensors: Tensors) -> Prompt:
         tools = text(tensors, "tools") if "tools" in tensors else None
         return Chat(messages=text(tensors, "messages"), tools=tools)
     if "input_ids" in tensors:
-        # Not a list: of a million ids only their number is ever looked at.
-        return tensors["input_ids"].reshape(-1).data
+        # Not a list: of a million ids only their number is ever looked at. A copy, since the tensor is Triton's own.
+        return tensors["input_ids"].flatten().data
     return text(tensors, "text_input")

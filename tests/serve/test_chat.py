@@ -1,12 +1,15 @@
 """A real Triton with a chat template: conversations get the answer of the text they stand for, and hold up nobody."""
 
 import json
+import re
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,11 @@ from tritonclient.utils import InferenceServerException
 from deploykit.artifact import Artifact
 from deploykit.config import ServeConfig
 from deploykit.engine.text import Codec
+from deploykit.errors import QueueFullError
 from deploykit.serve import LocalServer, serve
+from deploykit.serve.chat import THREADS, ChatDesk
+from deploykit.serve.prompt import Chat
+from deploykit.serve.refusal import Code, Refusal
 
 pytestmark = pytest.mark.triton
 
@@ -147,6 +154,74 @@ def test_a_model_without_a_template_names_the_remedy(server: LocalServer) -> Non
         list(responses)
 
 
+def desk(folder: Path, **files: str) -> ChatDesk:
+    for name, text in files.items():
+        (folder / name.replace("_json", ".json")).write_text(text)
+    failures: list[Exception] = []
+    return ChatDesk(folder, lambda text: [len(text)], most=2, on_failure=failures.append)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", r"can't be used: tokenizer_config\.json: can't be read as JSON"),
+        ('{"chat_template": 5}', r"can't be used: tokenizer_config\.json: \"chat_template\" is neither"),
+        ('{"chat_template": "{% if %}"}', "chat template can't be compiled: .*; send the whole prompt as text_input"),
+        ("{}", "has no chat template; send the whole prompt"),
+    ],
+)
+def test_a_template_that_can_not_be_used_is_said_to_those_who_need_it(
+    tmp_path: Path, config: str, message: str
+) -> None:
+    refused = SimpleQueue[Refusal]()
+    opened = desk(tmp_path, tokenizer_config_json=config)
+    for _ in range(2):
+        opened.take(Chat(messages=said("x")), timeout=None, submit=_never, refuse=refused.put)
+        refusal = refused.get(timeout=20)
+        assert refusal.code is Code.INVALID_ARGUMENT
+        assert re.search(message, refusal.message)
+        assert str(tmp_path) not in refusal.message
+    opened.close()
+
+
+def test_as_many_conversations_wait_as_may(tmp_path: Path) -> None:
+    outcomes = SimpleQueue[Refusal | list[int]]()
+    rendered, release = threading.Semaphore(0), threading.Event()
+
+    def submit(tokens: list[int], _: float | None) -> Nothing:
+        rendered.release()
+        assert release.wait(20)
+        outcomes.put(tokens)
+        return Nothing()
+
+    def take(size: int) -> None:
+        opened.take(Chat(messages=said("x" * size)), timeout=30, submit=submit, refuse=outcomes.put)
+
+    opened = desk(tmp_path, tokenizer_config_json='{"chat_template": "{{ messages[0].content }}"}')
+    for size in range(THREADS):
+        take(size)
+        assert rendered.acquire(timeout=20)
+    for size in range(THREADS, THREADS + 2):
+        take(size)
+    with pytest.raises(QueueFullError, match="the queue is full: 2 conversations wait; try again later"):
+        take(0)
+    release.set()
+    answers = [outcomes.get(timeout=20) for _ in range(THREADS + 2)]
+    assert sorted(map(str, answers)) == [f"[{size}]" for size in range(THREADS + 2)]
+    opened.close()
+
+
+class Nothing:
+    """A request that the engine runs."""
+
+    def cancel(self) -> None:
+        pass
+
+
+def _never(tokens: list[int], timeout: float | None) -> Nothing:
+    raise AssertionError((tokens, timeout))
+
+
 def test_slow_templates_do_not_hold_up_texts(chatty: LocalServer) -> None:
     """Of five conversations four are rendered at once, and one waits for the first of them."""
     outcomes: list[str] = []
@@ -160,9 +235,9 @@ def test_slow_templates_do_not_hold_up_texts(chatty: LocalServer) -> None:
     while chatty.beats()["tiny"].open_requests < 5:
         time.sleep(0.005)
     answered = 0
-    while chatty.beats()["tiny"].open_requests == 5:
+    while not outcomes:
         assert answer(chatty, text_input="def", max_tokens=2)
-        answered += chatty.beats()["tiny"].open_requests == 5
+        answered += not outcomes
     for thread in threads:
         thread.join()
     assert len(set(outcomes)) == 1

@@ -101,4 +101,8 @@ def test_an_interval_sends_the_first_token_at_once_then_so_many_together(
 ) -> None:
     common = {"text_input": PROMPT, "stream": True, "max_tokens": 11, "ignore_eos": True}
     with stream(slow_server, return_num_output_tokens=True, **common, **asked) as responses:
-        assert [part["num_output_tokens"][0] for part in responses] == [1, 4, 4, 2]
+        first, *later, last = [part["num_output_tokens"][0] for part in responses]
+    assert (first, first + sum(later) + last) == (1, 11)
+    # More than four only where the machine was too busy to send them at once.
+    assert len(later) <= 2
+    assert all(number >= 4 for number in later)
