@@ -25,9 +25,9 @@ from collector import attributes, collecting
 from deploykit.artifact import Artifact
 from deploykit.cli.gateway import gateway as verb
 from deploykit.config import GatewayConfig, ServeConfig
-from deploykit.errors import ConfigError, ServeError
+from deploykit.errors import ConfigError, MissingExtraError, ServeError
 from deploykit.serve import LocalServer, serve
-from deploykit.serve.gateway import command_line
+from deploykit.serve.gateway import MAX_PAUSE, Gateway, command_line
 
 PROMPT = "def a_secret_name(name):"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -279,6 +279,31 @@ def test_a_taken_port_is_told_before_anything_starts(packaged: Artifact, anywher
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"--openai-port {port}"):
             serve(packaged.path, replace(anywhere, openai_port=port))
+
+
+def test_a_server_without_one_loads_nothing_of_it() -> None:
+    code = (
+        "import sys, deploykit.serve, deploykit.cli.main\n"
+        "print(sorted({'fastapi', 'starlette', 'uvicorn', 'uvloop', 'deploykit.gateway'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_says_which_extra_brings_it(packaged: Artifact, anywhere: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploykit.serve.gateway.find_spec", lambda name: None if name == "uvicorn" else object())
+    with pytest.raises(MissingExtraError, match=r"'uvicorn'.*pip install 'deploykit\[gateway\]'"):
+        serve(packaged.path, replace(anywhere, openai_port=0))
+
+
+def test_liveness_turns_red_when_restarting_it_has_not_helped(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway([], ServeConfig(startup_timeout=1), port=1, grpc="localhost:1", log=None)
+    assert (gateway.trouble(), gateway.lost()) == ("the gateway starts", None)
+    began = time.monotonic()
+    monkeypatch.setattr("deploykit.serve.gateway.time.monotonic", lambda: began + 1 + MAX_PAUSE + 1)
+    assert gateway.lost() == "no answer from the gateway for 10 s"
+    gateway.stop()
+    assert gateway.lost() is None
 
 
 @pytest.mark.parametrize("gateway", [{"port": 1}, {"nonsense": 1}, {"max_body": 1}])
