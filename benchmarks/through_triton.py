@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import alone
 import exports
 from contenders import Contender, show
-from triton_load import Streams
+from http_load import Streams, triton
 from workloads import NEW, texts
 
 from deploykit.artifact import Artifact
@@ -34,13 +34,15 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         with Contender(inside) as contender, serve(artifact.path, ports) as server:
             port = urlsplit(server.http_url).port
             assert port
-            found[precision] = _alternate(contender, Streams(port, "model"), prompts, rounds)
+            with Streams(triton(port, "model")) as outside:
+                found[precision] = _alternate(contender, outside, prompts, rounds)
     return found
 
 
 def _alternate(inside: Contender, outside: Streams, prompts: list[str], rounds: int) -> dict[str, Any]:
     how: dict[str, Any] = {"max_tokens": NEW, "ignore_eos": True}
-    given = outside.tokens(prompts[0], **how)
+    events = outside.events(prompts[0], **how, return_num_output_tokens=True)
+    given = sum(int(event["num_output_tokens"]) for event in events)
     assert given == NEW, f"Triton generated {given} tokens, not {NEW}"
     inside.rate(prompts[:16], 16, NEW)
     outside.run(prompts[:16], 16, **how)
