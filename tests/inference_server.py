@@ -77,6 +77,8 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     requests: list[Any] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
     """Seconds that each request had left when it came."""
+    callers: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    """The address that each request came from, and its metadata."""
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when a request was cancelled or its deadline passed."""
 
@@ -84,6 +86,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         for request in requests:
             self.requests.append(request)
             self.deadlines.append(context.time_remaining())
+            self.callers.append((context.peer(), dict(context.invocation_metadata())))
             ended = threading.Event()
             context.add_callback(lambda ended=ended: None if ended.is_set() else self.gone.set())
             yield from self.answer(request, context)
@@ -119,11 +122,13 @@ class Running:
         return f"127.0.0.1:{self.port}"
 
 
-def run(service: Service, port: int = 0) -> Running:
-    """Start a server; port 0 takes a free one."""
-    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.http2.max_ping_strikes", 0)])
+def run(service: Service, port: int = 0, *, host: str = "127.0.0.1", credentials: Any = None) -> Running:
+    """Start a server; port 0 takes a free one, and with credentials it speaks TLS."""
+    options = [("grpc.http2.max_ping_strikes", 0), ("grpc.so_reuseport", 0)]
+    server = grpc.server(ThreadPoolExecutor(8), options=options)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"{host}:{port}"
+    bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     return Running(service, bound, server)
 

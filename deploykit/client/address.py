@@ -90,6 +90,6 @@ def parse_url(url: str) -> Address:
     return Address(
         url=url,
         protocol="grpc",
-        target=f"dns:///{target.lstrip('/')}" if scheme == "dns" else target,
+        target=f"dns://{target}" if scheme == "dns" else target,
         secure=scheme == "grpcs",
     )

@@ -145,7 +145,8 @@ class AsyncHttpCall:
         try:
             async with asyncio.timeout_at(self._deadline) as self._waiting:
                 return await self._next()
-        except (httpx2.RequestError, httpx2.StreamError, TimeoutError) as error:
+        except (httpx2.RequestError, httpx2.StreamError, OSError) as error:
+            # An OSError is a TimeoutError, or one of TLS that httpx2 passes on as it is.
             await self.end()
             raise self._fault(error) from None
         except BaseException:
