@@ -1,6 +1,8 @@
 """Fixtures that several stages share."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from checkpoints import make_checkpoint
@@ -8,6 +10,9 @@ from checkpoints import make_checkpoint
 from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert
+
+if TYPE_CHECKING:
+    from stacks import Stack
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +37,17 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def traced(tiny_llama: Path) -> Artifact:
     """The tiny Llama traced through PyTorch, which takes seconds: its cache is concatenated. To be read only."""
     return convert(tiny_llama, tiny_llama.with_name("llama-traced"), ConvertConfig(method="traced"))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Stack"]:
+    """Triton with two models, and a gateway with a key in front of it; see `stacks`."""
+    # Here, since most tests need none of what it takes.
+    from stacks import make_models, open_stack
+
+    root = tmp_path_factory.mktemp("stack")
+    with open_stack(root, make_models(root)) as running:
+        yield running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
