@@ -1,6 +1,7 @@
 """What callers may ask of the gateway's memory and patience, each a layer in front of the endpoints."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -126,27 +127,42 @@ class SlowReaders:
         self._app, self._timeout = app, timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and each piece of its answer in time."""
-        if scope["type"] != "http":
+        """Pass a request on, and look now and then whether its caller takes the answer in."""
+        abort: Callable[[], None] | None = scope.get("state", {}).get("abort")
+        if scope["type"] != "http" or abort is None:
             await self._app(scope, receive, send)
             return
-
-        async def send_in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await send(message)
-            except TimeoutError:
-                _abort(scope)
-
-        await self._app(scope, receive, send_in_time)
+        pieces = _Pieces(send, abort, timeout=self._timeout)
+        try:
+            await self._app(scope, receive, pieces.send)
+        finally:
+            pieces.close()
 
 
-def _abort(scope: Scope) -> None:
-    """End a connection at once, with what waits to be sent; its request then hears that the caller has gone."""
-    abort: Callable[[], None] | None = scope.get("state", {}).get("abort")
-    if abort is None:
-        raise ConnectionAbortedError("the caller doesn't read")
-    abort()
+class _Pieces:
+    """Sends a response, and ends the connection if a piece of it waits too long; a timer for each would cost more."""
+
+    def __init__(self, send: Send, abort: Callable[[], None], *, timeout: float) -> None:
+        self._send, self._abort, self._timeout = send, abort, timeout
+        self._loop = asyncio.get_running_loop()
+        self._waits_since = math.inf
+        self._watch = self._loop.call_later(timeout, self._look)
+
+    async def send(self, message: Message) -> None:
+        self._waits_since = self._loop.time()
+        await self._send(message)
+        self._waits_since = math.inf
+
+    def _look(self) -> None:
+        waited = self._loop.time() - self._waits_since
+        if waited >= self._timeout:
+            # At once, with what waits to be sent; the endpoint then hears that the caller has gone.
+            self._abort()
+            return
+        self._watch = self._loop.call_later(self._timeout - max(0.0, waited), self._look)
+
+    def close(self) -> None:
+        self._watch.cancel()
 
 
 async def _end(refusal: Refusal, receive: Receive, send: Send, *, linger: float = LINGER) -> None:

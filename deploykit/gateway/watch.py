@@ -3,6 +3,7 @@
 import time
 from typing import Final
 
+from prometheus_client import Counter, Histogram
 from starlette.types import Scope
 
 from deploykit.gateway.metrics import Metrics
@@ -18,6 +19,8 @@ class RequestWatch:
         self._metrics, self._keep_prompt = metrics, keep_prompt
         self._last: dict[int, float] = {}
         """When each choice's last token came."""
+        self._next: Histogram | None = None
+        self._generated: Counter | None = None
         self._choices = 0
         self._closed = False
         self.began: Final = time.monotonic()
@@ -33,6 +36,9 @@ class RequestWatch:
         """Note that the request goes to `model`, one that is served, and will have so many answers."""
         self.model, self.prompt_tokens, self._choices = model, prompt_tokens, choices
         if self._metrics:
+            # Looked up once: for each token it would cost more than all else.
+            self._next = self._metrics.next_token.labels(model)
+            self._generated = self._metrics.generation_tokens.labels(model)
             self._metrics.prompt_tokens.labels(model).inc(prompt_tokens)
             self._metrics.running.labels(model).inc()
 
@@ -51,17 +57,16 @@ class RequestWatch:
             self.first_token = now - self.began
             if self._metrics:
                 self._metrics.first_token.labels(self.model).observe(self.first_token)
-        if self._metrics and last is not None:
-            histogram = self._metrics.next_token.labels(self.model)
+        if self._next and last is not None:
             for _ in range(count):
-                histogram.observe((now - last) / count)
+                self._next.observe((now - last) / count)
         self.whole(count)
 
     def whole(self, count: int) -> None:
         """Note tokens that have come all together at the end, which says nothing of when each was made."""
         self.generated_tokens += count
-        if self._metrics:
-            self._metrics.generation_tokens.labels(self.model).inc(count)
+        if self._generated:
+            self._generated.inc(count)
 
     def end(self, reason: str) -> None:
         """Note how a choice has ended; one that has no end when the request is over counts as cancelled."""
