@@ -40,6 +40,8 @@ _FULL: Final = re.compile(r"queue is full|queue size")
 """How the engine and Triton say that their queue is full."""
 _CONTEXT: Final = re.compile(r"the context of (\d+)")
 """How the engine says that a prompt is too long."""
+_ADDRESS: Final = re.compile(r"^\S+:\d+: ")
+"""What the client puts before what a server says by gRPC's own status."""
 _CODES: Final = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 _LARGEST: Final = 2**63
 """Numbers beyond aren't shown: Python writes out no integer of more than 4,300 digits."""
@@ -93,7 +95,8 @@ def no_such_model(name: str) -> Refusal:
 def refusal_of(error: ClientError) -> Refusal:
     """Return what a caller is told of a failure between the gateway and Triton: no address, no text of others."""
     if isinstance(error, InvalidRequestError):
-        return Refusal(str(error), code="context_length_exceeded" if _CONTEXT.search(str(error)) else None)
+        told = _ADDRESS.sub("", str(error))
+        return Refusal(told, code="context_length_exceeded" if _CONTEXT.search(told) else None)
     if isinstance(error, NotFoundError):
         return Refusal("the model is not loaded", status=404, param="model", code="model_not_found")
     if isinstance(error, DeadlineExceededError):
