@@ -21,6 +21,8 @@ from deploykit.errors import MissingExtraError, QueueFullError, RequestError
 _PROGRAM: Final = Path(__file__).with_name("sandbox.py")
 _HEADER: Final = 5
 """Bytes before an answer's text: a letter and the text's length."""
+_START_SECONDS: Final = 60.0
+"""For the interpreter to start and compile: on a machine that has just begun, files are slow."""
 _KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "TZ")
 """All that the process sees of the environment: where libpython may be, and what time it is."""
 
@@ -47,7 +49,7 @@ class Worker:
             "cpu_seconds": limits.cpu_seconds,
         }
         try:
-            letter, reason = self._exchange(json.dumps(opening).encode())
+            letter, reason = self._exchange(json.dumps(opening).encode(), _START_SECONDS)
             if letter == b"f":
                 raise RequestError(f"the model's chat template can't be compiled: {reason}")
             if letter != b"t":
@@ -67,7 +69,7 @@ class Worker:
         Raises:
             RequestError: the template fails, refuses, or passes a limit.
         """
-        letter, text = self._exchange(frame)
+        letter, text = self._exchange(frame, self._limits.wall_seconds)
         if letter == b"r":
             raise RequestError(f"the model's chat template refuses these messages: {text}")
         if letter == b"f":
@@ -83,9 +85,9 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
-    def _exchange(self, frame: bytes) -> tuple[bytes, str]:
+    def _exchange(self, frame: bytes, seconds: float) -> tuple[bytes, str]:
         """Return the letter and the text of the answer to a frame."""
-        end = time.monotonic() + self._limits.wall_seconds
+        end = time.monotonic() + seconds
         # Unless an answer has been read to its end, what comes next could be the rest of it.
         self.usable = False
         try:
@@ -96,7 +98,7 @@ class Worker:
                 raise ConnectionError("more than it may send")
             text = self._receive(size, end).decode()
         except TimeoutError:
-            raise RequestError(self._too_long(self._limits.wall_seconds, "")) from None
+            raise RequestError(self._too_long(seconds, "")) from None
         except (OSError, UnicodeDecodeError):
             raise RequestError(self._ending()) from None
         # What it holds after it has run out of memory may be nearly all that it may have.

@@ -177,7 +177,7 @@ OPENING = st.sampled_from([[], [SYSTEM]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPENING, TURNS, st.lists(MESSAGE, max_size=4), st.booleans(), st.booleans())
 def test_any_conversation_comes_out_as_from_transformers(
     saved: Saved,

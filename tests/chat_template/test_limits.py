@@ -1,6 +1,7 @@
 """A template that goes too far is ended; who made it, and who fed it, gains nothing."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,41 +65,42 @@ def test_the_next_one_is_rendered_as_if_nothing_had_been(compiled: Compiled, bom
     assert template.render(HELLO) == "fast"
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{{ messages.__class__.__mro__ }}", "SecurityError"),
-        ("{{ messages.append(1) }}", "SecurityError"),
-        ("{{ ''.format.__globals__.x }}", "SecurityError|UndefinedError"),
-        ("{{ namespace(__class__=1) }}", "SecurityError: a namespace takes no name that begins with an underscore"),
-        ("{% set n = namespace() %}{% set n['_a'] = 1 %}", "can't be compiled|SecurityError"),
-        ("{{ dict.mro() }}", "UndefinedError"),
-        ("{% include '/etc/passwd' %}", "no loader"),
-        ("{% import 'os' as os %}", "no loader"),
-        ("{{ range(10**6) }}", "OverflowError"),
-        ("line\n{{ 1 / 0 }}", r"ZeroDivisionError: division by zero \(line 2\)"),
-        ("{{ nothing.at_all }}", r"UndefinedError: 'nothing' is undefined \(line 1\)"),
-        ("{{ '\\ud800' }}", "UnicodeEncodeError"),
-        ("{{ raise_exception('a\nb' ~ 'c' * 1000) }}", r"refuses these messages: a bc{297}$"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
-        ("{{ 'x' | wordwrap(0) }}", "ValueError: invalid width 0"),
-    ],
-)
-def test_what_a_template_must_not_do_is_one_line(compiled: Compiled, text: str, said: str) -> None:
-    with pytest.raises(RequestError, match=said) as caught:
-        compiled(text).render(HELLO)
-    assert "\n" not in str(caught.value)
+FORBIDDEN = [
+    ("{{ messages.__class__.__mro__ }}", "SecurityError"),
+    ("{{ messages.append(1) }}", "SecurityError"),
+    ("{{ ''.format.__globals__.x }}", "SecurityError|UndefinedError"),
+    ("{{ namespace(__class__=1) }}", "SecurityError: a namespace takes no name that begins with an underscore"),
+    ("{% set n = namespace() %}{% set n._a = 1 %}", "SecurityError: a namespace"),
+    ("{{ dict.mro() }}", "UndefinedError"),
+    ("{% include '/etc/passwd' %}", "no loader"),
+    ("{% import 'os' as os %}", "no loader"),
+    ("{{ range(10**6) }}", "OverflowError"),
+    ("line\n{{ 1 / 0 }}", r"ZeroDivisionError: division by zero \(line \d+\)"),
+    ("{{ nothing.at_all }}", r"UndefinedError: 'nothing' is undefined \(line \d+\)"),
+    ("{{ '\\ud800' }}", "UnicodeEncodeError"),
+    ("{{ raise_exception('a\nb' ~ 'c' * 1000) }}", r"refuses these messages: a bc{297}$"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+    ("{{ 'x' | wordwrap(0) }}", "ValueError: invalid width 0"),
+]
 
 
-@pytest.mark.parametrize("name", ["bos_token", "messages_", "raise_exception", "range", "_x", "self", "messages"])
-def test_requests_set_no_variable_that_is_the_models(compiled: Compiled, name: str) -> None:
-    template = compiled("{{ bos_token }}")
-    untyped: Any = {name: "x"}
-    if name == "messages_":
-        assert template.render(HELLO, messages_=1) == "<s>"
-        return
-    with pytest.raises(RequestError, match=f"variable '{name}' can't be set by a request"):
-        template.render(HELLO, **untyped)
+def test_what_a_template_must_not_do_is_one_line(compiled: Compiled) -> None:
+    cases = [f"{{% if messages[0].content == '{n}' %}}{text}{{% endif %}}" for n, (text, _) in enumerate(FORBIDDEN)]
+    template = compiled("\n".join(cases))
+    for number, (text, said) in enumerate(FORBIDDEN):
+        with pytest.raises(RequestError) as caught:
+            template.render([{"role": "user", "content": str(number)}])
+        assert re.search(said, str(caught.value)), f"{text}: {caught.value}"
+        assert "\n" not in str(caught.value)
+
+
+def test_requests_set_no_variable_that_is_the_models(compiled: Compiled) -> None:
+    template = compiled("{{ bos_token }}{{ messages_ }}")
+    assert template.render(HELLO, messages_=1) == "<s>1"
+    for name in ("bos_token", "raise_exception", "range", "_x", "self", "messages"):
+        untyped: Any = {name: "x"}
+        with pytest.raises(RequestError, match=f"variable '{name}' can't be set by a request"):
+            template.render(HELLO, **untyped)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,13 @@ def test_slow_renderings_hold_nobody_up(compiled: Compiled) -> None:
 
 
 def test_more_than_can_be_rendered_at_once_wait_no_longer_than_the_limit(compiled: Compiled) -> None:
-    template = compiled(ONLY_IF_ASKED, Limits(cpu_seconds=30.0, wall_seconds=0.4, processes=1))
+    template = compiled(ONLY_IF_ASKED, Limits(cpu_seconds=30.0, wall_seconds=1.0, processes=1))
     with ThreadPoolExecutor(3) as threads:
         began = time.monotonic()
         failures = [future.exception() for future in [threads.submit(template.render, SLOWLY) for _ in range(3)]]
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
     assert all(isinstance(failure, RequestError) for failure in failures)
-    assert any("took more than 0.4 s;" in str(failure) for failure in failures)
+    assert any("took more than 1 s;" in str(failure) for failure in failures)
     # Another's end may come just in time.
     assert all(isinstance(f, QueueFullError) or "took more than" in str(f) for f in failures)
     assert template.render(HELLO) == "fast"
@@ -184,10 +186,10 @@ def test_a_process_that_was_killed_is_replaced(compiled: Compiled) -> None:
 
 
 def test_a_process_that_was_stopped_is_not_waited_for(compiled: Compiled) -> None:
-    template = compiled("fast", Limits(wall_seconds=0.5))
+    template = compiled("fast", Limits(wall_seconds=1.0))
     (pid,) = pids(template)
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(RequestError, match=r"took more than 0\.5 s;"):
+    with pytest.raises(RequestError, match=r"took more than 1 s;"):
         template.render([{"role": "user", "content": "x" * 10**6}])
     assert not Path(f"/proc/{pid}").exists()
     assert template.render(HELLO) == "fast"
