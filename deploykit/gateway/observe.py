@@ -1,5 +1,6 @@
 """What is known of each request when it is over: one line of the log, the metrics, and a span."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deploykit.gateway.errors import failure
+from deploykit.gateway.errors import RETRY_AFTER, Refusal, failure
 from deploykit.gateway.keys import client_name
 from deploykit.gateway.logs import current_request, tell
 from deploykit.gateway.metrics import Metrics
@@ -60,6 +61,11 @@ class Observe:
         with self._telling(scope, watch, outcome):
             try:
                 await self._app(scope, receive, outcome.send)
+            except asyncio.CancelledError:
+                # The time for open requests is over. One that has no answer yet gets this one.
+                if outcome.status:
+                    raise
+                await _ended().response()(scope, receive, outcome.send)
             except Exception as error:
                 outcome.failed = True
                 tell("request failed", level=logging.ERROR, error=error)
@@ -104,6 +110,16 @@ class _Outcome:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
+
+
+def _ended() -> Refusal:
+    return Refusal(
+        "the server is shutting down; try again",
+        status=503,
+        kind="server_error",
+        code="unavailable",
+        retry_after=RETRY_AFTER,
+    )
 
 
 def _ending(status: int) -> str:

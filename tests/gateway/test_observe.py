@@ -5,10 +5,11 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from asgi_calls import Echo, ask, ask_async
+from asgi_calls import Answer, Echo, ask, ask_async
 
 from deploykit.gateway import logs
 from deploykit.gateway.metrics import Metrics
@@ -136,16 +137,31 @@ def test_counts_what_has_no_end_by_how_the_request_ended(status: int, reason: st
     assert figure(metrics, "request_success_total", model_name="tiny", finished_reason=reason) == 1
 
 
-def test_a_caller_who_went_is_told_of_as_such(told: io.StringIO) -> None:
+def test_a_request_whose_time_is_over_at_shutdown_is_answered(told: io.StringIO) -> None:
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         watch_of(scope).begin("tiny", prompt_tokens=1)
         await asyncio.sleep(60)
 
-    async def run() -> None:
+    async def run() -> Answer:
         task = asyncio.create_task(ask_async(observed(waiting)))
         await asyncio.sleep(0.01)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        return await task
+
+    answer = asyncio.run(run())
+    assert (answer.status, answer.error["type"], "retry-after" in answer.headers) == (503, "server_error", True)
+    (line,) = lines(told)
+    assert (line["status"], line["finished"]) == (503, ["error"])
+
+
+def test_a_caller_who_went_is_told_of_as_such(told: io.StringIO) -> None:
+    async def gone(scope: Any, receive: Any, send: Any) -> None:
+        watch_of(scope).begin("tiny", prompt_tokens=1)
+
+    async def run() -> None:
+        with suppress(IndexError):
+            # There is no answer to read.
+            await ask_async(observed(gone))
 
     asyncio.run(run())
     (line,) = lines(told)
