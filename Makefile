@@ -44,6 +44,7 @@ bench: .venv/dev ## measure us beside the peers (in environments of their own); 
 	@$(BIN)/python benchmarks/export.py
 	@$(BIN)/python benchmarks/builder.py
 	@$(BIN)/python benchmarks/serving.py
+	@$(BIN)/python benchmarks/gateway.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow

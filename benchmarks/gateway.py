@@ -1,6 +1,6 @@
 """The gateway beside the gRPC it stands before, under `aiperf`'s users, and what retries cost.
 
-    python benchmarks/gateway.py [--only grpc,profile,aiperf,retries] [--rounds 5] [--blocks 30] [--keep DIR]
+    python benchmarks/gateway.py [--only grpc,retries,aiperf] [--rounds 5] [--blocks 30] [--keep DIR]
 
 A real Triton serves the 134M Llama of random weights in int8, and a real gateway stands before it. Whoever asks runs on
 the same cores as they do, so each caller is as cheap as can be, and its processor time is told with its figures.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import beside_grpc
+import retries
 import users
 from results import keep, kept, state
 
@@ -39,6 +40,7 @@ def main() -> None:
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "grpc": lambda folder, options: beside_grpc.measure(folder, options.rounds, options.blocks),
+    "retries": lambda *_: retries.measure(),
     "aiperf": lambda folder, _: users.measure(folder),
 }
 
