@@ -99,7 +99,7 @@ class TritonPythonModel:
             if refusal is UNEXPECTED:
                 _log_failure(error, name)
             sender.fail(refusal)
-            ended = time.monotonic()
+            name, ended = query.request_id if query else name, time.monotonic()
             self._tell(Record(request_id=name, arrived=arrived, ended=ended, query=query, refusal=refusal))
 
     def _submit(self, delivery: Delivery, params: SamplingParams, on_event: Callable[[Event], None]) -> Cancellable:

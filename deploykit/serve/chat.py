@@ -16,6 +16,8 @@ from deploykit.serve.refusal import GONE, LATE, Refusal, refusal_of
 
 THREADS: Final = 4
 """Conversations at once: as many as a template has processes."""
+MOST_CHARACTERS: Final = 64 * 2**20
+"""Of all conversations that wait, so that they can't fill the memory."""
 _REMEDY: Final = "send the whole prompt as text_input or input_ids"
 
 
@@ -54,6 +56,7 @@ class ChatDesk:
         self._most = most
         self._on_failure = on_failure
         self._waiting: queue.SimpleQueue[_Visit | None] = queue.SimpleQueue()
+        self._held = _Held()
         self._threads: list[threading.Thread] = []
         self._compiling = threading.Lock()
         self._template: ChatTemplate | None = None
@@ -77,6 +80,10 @@ class ChatDesk:
         if self._waiting.qsize() >= self._most:
             raise QueueFullError(f"the queue is full: {self._most} conversations wait; try again later")
         visit = _Visit(chat, timeout, submit, refuse)
+        if not self._held.take(visit.size):
+            raise QueueFullError(
+                "the queue is full: the conversations that wait are too long together; try again later"
+            )
         self._waiting.put(visit)
         if len(self._threads) < THREADS:
             # Daemons: a template that is still at work doesn't hold up the end.
@@ -96,6 +103,7 @@ class ChatDesk:
 
     def _run(self) -> None:
         while (visit := self._waiting.get()) is not None:
+            self._held.give_back(visit.size)
             try:
                 refusal = self._serve(visit)
             except Exception as error:  # one request's failure is not the others'
@@ -150,11 +158,32 @@ class ChatDesk:
             return None
 
 
+class _Held:
+    """Characters that wait; several threads may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._size = 0
+
+    def take(self, size: int) -> bool:
+        """Return whether so many more may wait; then they do."""
+        with self._lock:
+            # One alone may: how long it can be is for its reader to say.
+            fits = not self._size or self._size + size <= MOST_CHARACTERS
+            self._size += size if fits else 0
+            return fits
+
+    def give_back(self, size: int) -> None:
+        with self._lock:
+            self._size -= size
+
+
 class _Visit:
     """A request whose prompt is being made."""
 
     def __init__(self, chat: Chat, timeout: float | None, submit: Submit, refuse: Callable[[Refusal], None]) -> None:
         self.chat = chat
+        self.size = len(chat.messages) + len(chat.tools or "")
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.submit = submit
         self.refuse = refuse

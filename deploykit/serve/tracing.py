@@ -35,19 +35,19 @@ class Tracing:
         self._provider = provider
         self._model = model
         self._tracer = provider.get_tracer("deploykit.serve", version("deploykit"))
-        # Spans tell the time of day, and the engine keeps that of a clock that never jumps.
-        self._epoch = time.time_ns() - time.monotonic_ns()
 
     def __call__(self, record: Record) -> None:
         """Make the spans of a request: one for all of it, and one for each stage it has reached."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
+        # Spans tell the time of day, and the engine keeps that of a clock that never jumps.
+        offset = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             f"{record.operation} {self._model}",
             context=_parent(record),
             kind=SpanKind.SERVER,
             attributes=self._attributes(record),
-            start_time=self._time(record.arrived),
+            start_time=_time(record.arrived, offset),
         )
         if not span.is_recording():
             # Its caller's trace isn't sampled, or the sampler has left it out.
@@ -57,8 +57,8 @@ class Tracing:
             span.set_attribute("error.type", record.status)
         inside = set_span_in_context(span)
         for stage, (begun, ended) in record.stages().items():
-            self._tracer.start_span(stage, context=inside, start_time=self._time(begun)).end(self._time(ended))
-        span.end(self._time(record.ended))
+            self._tracer.start_span(stage, context=inside, start_time=_time(begun, offset)).end(_time(ended, offset))
+        span.end(_time(record.ended, offset))
 
     def close(self) -> None:
         """Send what is left, if the collector takes it."""
@@ -79,9 +79,6 @@ class Tracing:
         parameters = {f"gen_ai.request.{name}": asked.get(parameter) for name, parameter in _ASKED}
         return told | {name: value for name, value in parameters.items() if isinstance(value, int | float)}
 
-    def _time(self, moment: float) -> int:
-        return self._epoch + round(moment * 1e9)
-
 
 def open_tracing(environment: Mapping[str, str], *, model: str, say: Callable[[str], None]) -> Tracing | None:
     """Return what makes spans; None where the environment names no collector.
@@ -93,6 +90,10 @@ def open_tracing(environment: Mapping[str, str], *, model: str, say: Callable[[s
     """
     provider = open_provider(environment, service=SERVICE, say=say)
     return None if provider is None else Tracing(provider, model=model)
+
+
+def _time(moment: float, offset: int) -> int:
+    return offset + round(moment * 1e9)
 
 
 def _parent(record: Record) -> Any:

@@ -137,7 +137,10 @@ def test_the_configuration_is_what_triton_parses(source: Artifact, tmp_path: Pat
     assert "max_batch_size: 0\n" in text
     assert config.model_transaction_policy.decoupled
     assert [group.count for group in config.instance_group] == [1]
-    assert [tensor.name for tensor in config.input if not tensor.optional] == ["text_input"]
+    # That one of the prompts is there is for the backend to see, and it says so in a line.
+    assert all(tensor.optional for tensor in config.input)
+    prompts = {tensor.name: list(tensor.dims) for tensor in config.input}
+    assert [prompts[name] for name in ("text_input", "input_ids", "messages")] == [[1], [-1], [1]]
     assert config.parameters["max_rows"].string_value == "16"
 
 

@@ -22,7 +22,7 @@ from deploykit.config import ServeConfig
 from deploykit.engine.text import Codec
 from deploykit.errors import QueueFullError
 from deploykit.serve import LocalServer, serve
-from deploykit.serve.chat import THREADS, ChatDesk
+from deploykit.serve.chat import MOST_CHARACTERS, THREADS, ChatDesk
 from deploykit.serve.prompt import Chat
 from deploykit.serve.refusal import Code, Refusal
 
@@ -154,11 +154,11 @@ def test_a_model_without_a_template_names_the_remedy(server: LocalServer) -> Non
         list(responses)
 
 
-def desk(folder: Path, **files: str) -> ChatDesk:
+def desk(folder: Path, most: int = 2, **files: str) -> ChatDesk:
     for name, text in files.items():
         (folder / name.replace("_json", ".json")).write_text(text)
     failures: list[Exception] = []
-    return ChatDesk(folder, lambda text: [len(text)], most=2, on_failure=failures.append)
+    return ChatDesk(folder, lambda text: [len(text)], most=most, on_failure=failures.append)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,22 @@ def test_as_many_conversations_wait_as_may(tmp_path: Path) -> None:
     release.set()
     answers = [outcomes.get(timeout=20) for _ in range(THREADS + 2)]
     assert sorted(map(str, answers)) == [f"[{size}]" for size in range(THREADS + 2)]
+    opened.close()
+
+
+def test_conversations_that_wait_are_no_larger_together_than_memory_allows(tmp_path: Path) -> None:
+    outcomes = SimpleQueue[Refusal]()
+    opened = desk(tmp_path, most=1000, tokenizer_config_json="{}")
+    huge = "[" + " " * (MOST_CHARACTERS // 8) + "]"
+
+    def fill() -> None:
+        for _ in range(1000):
+            opened.take(Chat(messages=huge), timeout=30, submit=_never, refuse=outcomes.put)
+
+    with pytest.raises(QueueFullError, match="the conversations that wait are too long together"):
+        fill()
+    # They are read meanwhile, and then there is room again.
+    assert outcomes.get(timeout=20).message == "messages is empty; send at least one"
     opened.close()
 
 

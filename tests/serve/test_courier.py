@@ -10,7 +10,7 @@ import pytest
 from deploykit.engine import Event
 from deploykit.errors import RequestError
 from deploykit.serve.answer import Outputs
-from deploykit.serve.courier import LOOKS, Courier, Delivery
+from deploykit.serve.courier import LOOK, LOOKS, Courier, Delivery
 from deploykit.serve.protocol import Query
 from deploykit.serve.refusal import Refusal
 
@@ -164,6 +164,35 @@ def test_callers_that_leave_together_are_noticed_together(scene: Scene) -> None:
     scene.courier.step()
     assert all(caller.done.wait(5) for caller in callers)
     assert scene.courier.open_requests() == 0
+
+
+class Leader(Caller):
+    """Somebody else leaves at the moment in which this one is found to have left."""
+
+    def __init__(self, follower: Caller) -> None:
+        super().__init__()
+        self.follower, self.found = follower, 0.0
+
+    def is_cancelled(self) -> bool:
+        if self.gone:
+            self.found, self.follower.gone = time.monotonic(), True
+        return self.gone
+
+
+def test_where_some_have_left_the_courier_soon_looks_for_more(scene: Scene) -> None:
+    waits = []
+    for _ in range(5):
+        # The follower is looked at first, so it leaves just behind the courier's back.
+        follower = Caller()
+        leader = Leader(follower)
+        requests = [scene.take(follower), scene.take(leader)]
+        leader.gone = True
+        assert requests[0].cancelled.wait(5)
+        waits.append(time.monotonic() - leader.found)
+        for request in requests:
+            scene.step(request, event("", "cancelled"))
+        until(lambda: scene.courier.open_requests() == 0)
+    assert min(waits) < 0.8 * LOOK
 
 
 def test_a_failure_to_send_ends_that_request_alone(scene: Scene) -> None:
