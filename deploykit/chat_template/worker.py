@@ -1,5 +1,6 @@
 """A process that renders chat templates: started, asked, and ended when it has gone too far."""
 
+import errno
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from deploykit.chat_template.limits import Limits
-from deploykit.errors import MissingExtraError, QueueFullError, RequestError
+from deploykit.errors import EngineError, MissingExtraError, QueueFullError, RequestError
 
 _PROGRAM: Final = Path(__file__).with_name("sandbox.py")
 _HEADER: Final = 5
@@ -36,6 +37,7 @@ class Worker:
         Raises:
             RequestError: a template doesn't compile, or not within the limits.
             QueueFullError: no process can be started now.
+            EngineError: none can be started at all.
             MissingExtraError: jinja2 isn't installed.
         """
         self._limits = limits
@@ -55,7 +57,14 @@ class Worker:
             if letter != b"t":
                 raise RequestError(self._out_of_memory())
         except BaseException:
+            # Python's own failures, such as a package that it doesn't find, end with a status above 0.
+            broken = self._process.poll()
             self.close()
+            if broken is not None and broken > 0:
+                raise EngineError(
+                    f"chat templates can't be rendered here: {python()} ends with status {broken} at its start; "
+                    "check that it can import jinja2"
+                ) from None
             raise
 
     @property
@@ -155,7 +164,11 @@ def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
         )
     except OSError as error:
         here.close()
-        raise QueueFullError(f"no process can be started for the chat template: {error.strerror}; try later") from None
+        if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            raise QueueFullError(
+                f"no process can be started for a chat template: {error.strerror}; try later"
+            ) from None
+        raise EngineError(f"chat templates can't be rendered here: {python()}: {error.strerror}; check it") from None
     except BaseException:
         here.close()
         raise

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from deploykit.chat_template import ChatTemplate, Limits
-from deploykit.errors import ConfigError, QueueFullError, RequestError
+from deploykit.chat_template import ChatTemplate, Limits, worker
+from deploykit.errors import ConfigError, EngineError, QueueFullError, RequestError
 
 Compiled = Callable[..., ChatTemplate]
 
@@ -222,7 +222,7 @@ def test_closing_ends_the_process(compiled: Compiled) -> None:
 def test_it_ends_with_the_process_that_started_it(busy: bool) -> None:
     script = f"""
 import sys, threading, time
-from deploykit.chat_template import ChatTemplate, Limits
+from deploykit.chat_template import ChatTemplate, Limits, worker
 from deploykit.chat_template.sources import Sources
 template = ChatTemplate(Sources(templates={{"default": {SLOW!r}}}, specials={{}}), Limits(cpu_seconds=0.8))
 worker = template._crew._idle[0]
@@ -257,6 +257,18 @@ def test_an_interrupted_rendering_leaves_no_answer_for_the_next(compiled: Compil
     with pytest.raises(KeyboardInterrupt):
         template.render(SLOWLY)
     assert template.render(HELLO) == "fast"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("/bin/false", "ends with status 1 at its start"), ("/nowhere/python3", "/nowhere/python3: No such file")],
+)
+def test_a_python_that_does_not_work_is_said(
+    compiled: Compiled, monkeypatch: pytest.MonkeyPatch, program: str, said: str
+) -> None:
+    monkeypatch.setattr(worker, "python", lambda: program)
+    with pytest.raises(EngineError, match=said):
+        compiled("x")
 
 
 def test_limits_are_above_zero() -> None:
