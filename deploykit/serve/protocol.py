@@ -123,7 +123,7 @@ def read_query(
         interval=terms.get("stream_interval", 1),
         traceparent=terms.get("traceparent", ""),
         tracestate=terms.get("tracestate", ""),
-        # Over gRPC and `/infer` it is Triton's; of `/generate`'s JSON Triton reads no name, and hands on the field.
+        # Over gRPC and `/infer` it is Triton's own; `/generate` hands on its field as a parameter.
         request_id=request_id or terms.get("id", ""),
     )
 
