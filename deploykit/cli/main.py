@@ -44,8 +44,10 @@ Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or q
 
 EXTRAS = {
     "chat": "cpu,engine",
+    "doctor": "engine",
     "gateway": "gateway",
     "generate": "cpu,engine",
+    "inspect": "engine",
     "serve": "cpu,engine,local",
     "train": "train",
 }
@@ -54,6 +56,7 @@ EXTRA_PACKAGES = (
     "fastapi",
     "huggingface_hub",
     "jinja2",
+    "numpy",
     "onnx",
     "onnx_ir",
     "onnxruntime",
@@ -64,6 +67,7 @@ EXTRA_PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
+    "tritonclient",
     "uvicorn",
     "uvloop",
 )

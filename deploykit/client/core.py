@@ -1,9 +1,9 @@
 """What `Client` and `AsyncClient` share: everything but waiting."""
 
 import math
+import os
 import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -130,7 +130,7 @@ def seconds(name: str, value: object) -> float:
 
 def _request_id(given: object) -> str:
     if given is None:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
     if not isinstance(given, str) or not _REQUEST_ID.fullmatch(given):
         raise InvalidRequestError(
             "request_id must be at most 128 letters, digits and . _ : = @ / + -, a letter or a digit first"

@@ -53,27 +53,101 @@ class ClientError(DeploykitError):
 
 
 class UnavailableError(ClientError):
-    """Nobody answers there, or the server takes no more requests now; asking again later may help."""
+    """Nobody answers there, or the server takes no more requests now; asking again later may help.
+
+    Example:
+        ```python
+        from deploykit.client import Client, UnavailableError
+
+        with Client("localhost:8001") as client:
+            try:
+                print(client.generate("def ").text)
+            except UnavailableError as error:
+                print(f"later: {error}")
+        ```
+    """
 
 
 class DeadlineExceededError(ClientError):
-    """The call's `timeout` ran out; the server has dropped the request, too."""
+    """The call's `timeout` ran out; the server has dropped the request, too.
+
+    Example:
+        ```python
+        from deploykit.client import Client, DeadlineExceededError
+
+        with Client("localhost:8001") as client:
+            try:
+                print(client.generate("def ", timeout=2).text)
+            except DeadlineExceededError as error:
+                print(f"in time: {error.text!r}")
+        ```
+    """
 
 
 class CancelledError(ClientError):
-    """The call was cancelled: by `TextStream.cancel()`, by `Client.close()`, or by the server."""
+    """The call was cancelled: by `TextStream.cancel()`, by `Client.close()`, or by the server.
+
+    Example:
+        ```python
+        from deploykit.client import Client, CancelledError
+
+        with Client("localhost:8001") as client:
+            stream = client.generate("def ", stream=True)
+            stream.cancel()
+            try:
+                stream.completion()
+            except CancelledError as error:
+                print(f"before that: {error.text!r}")
+        ```
+    """
 
 
 class InvalidRequestError(ClientError):
-    """The request can't be taken as it is: a bad parameter, a prompt that is empty or too long, and the like."""
+    """The request can't be taken as it is: a bad parameter, a prompt that is empty or too long, and the like.
+
+    Example:
+        ```python
+        from deploykit.client import Client, InvalidRequestError
+
+        with Client("localhost:8001") as client:
+            try:
+                print(client.generate("def ", timeout=-1).text)
+            except InvalidRequestError as error:
+                print(error)
+        ```
+    """
 
 
 class NotFoundError(ClientError):
-    """There is no such model on the server, or it has several and none was named."""
+    """There is no such model on the server, or it has several and none was named.
+
+    Example:
+        ```python
+        from deploykit.client import Client, NotFoundError
+
+        with Client("localhost:8001") as client:
+            try:
+                print(client.generate("def ", model="writer").text)
+            except NotFoundError as error:
+                print(f"{error}; there are {client.models()}")
+        ```
+    """
 
 
 class PermissionDeniedError(ClientError):
-    """The server refuses this caller."""
+    """The server refuses this caller.
+
+    Example:
+        ```python
+        from deploykit.client import Client, PermissionDeniedError
+
+        with Client("localhost:8001", api_key="sk-1") as client:
+            try:
+                print(client.models())
+            except PermissionDeniedError as error:
+                print(f"another key, please: {error}")
+        ```
+    """
 
 
 class StreamBrokenError(ClientError):
@@ -96,4 +170,16 @@ class StreamBrokenError(ClientError):
 
 
 class ServerError(ClientError):
-    """The server failed to answer, for a reason of its own."""
+    """The server failed to answer, for a reason of its own.
+
+    Example:
+        ```python
+        from deploykit.client import Client, ServerError
+
+        with Client("localhost:8001") as client:
+            try:
+                print(client.generate("def ").text)
+            except ServerError as error:
+                print(f"its log says more: {error}")
+        ```
+    """

@@ -1,10 +1,8 @@
 """How a server is reached: TLS, keys, traces, several connections, several addresses."""
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,32 +289,11 @@ def test_who_is_asked_again_already_sends_once(running: Running) -> None:
 
 # TLS
 
-pytestmark_tls = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a server of the name `models.test`, and a client."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *new, "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
-    for name in ("models.test", "client"):
-        (folder / "names").write_text(f"subjectAltName=DNS:{name}")
-        openssl("req", *new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "request.pem")
-        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
-        openssl("x509", "-req", "-in", "request.pem", *sign, "-days", "2", "-out", f"{name}.pem")
-    return folder
-
 
 def own(folder: Path) -> dict[str, Any]:
     return {"certificate": folder / "client.pem", "key": folder / "client.key"}
 
 
-@pytestmark_tls
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls_over_grpc(certificates: Path, mutual: bool) -> None:
     pair = [((certificates / "models.test.key").read_bytes(), (certificates / "models.test.pem").read_bytes())]
@@ -336,7 +313,6 @@ def test_tls_over_grpc(certificates: Path, mutual: bool) -> None:
         server.server.stop(grace=0).wait()
 
 
-@pytestmark_tls
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls_over_http(certificates: Path, mutual: bool) -> None:
     gateway = run_gateway(OpenAIService())
