@@ -277,6 +277,8 @@ class GatewayConfig:
         _at_least("exit_timeout", self.exit_timeout, 1, "s")
         for name in ("body_timeout", "timeout"):
             _at_least(name, getattr(self, name), 0.1, "s")
+        if self.triton.partition(":")[0].lower() in ("http", "https"):
+            raise ConfigError(f"triton {self.triton!r} is an HTTP endpoint; name Triton's gRPC endpoint: HOST:PORT")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(f"cors_origins: {origin!r} is no origin; write SCHEME://HOST[:PORT], or * for all")

@@ -58,7 +58,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         continued = self._in_message
-        if not continued and self._deadline is None:
+        if self._deadline is None and self._answering() is None:
+            # A head, or what still comes of a request that has been answered: refused, most likely.
             self._expect_head()
         super().data_received(data)
         # What came together with the end of another request isn't counted; it is one read at most.

@@ -77,8 +77,9 @@ async def _serve(
     on_listening: Callable[[], None],
 ) -> None:
     reloads: set[asyncio.Task[None]] = set()
+    hung_up = Hangup()
 
-    def on_hangup(hung_up: Hangup = Hangup()) -> None:  # noqa: B008  # how it was at the start
+    def on_hangup() -> None:
         if hung_up():
             signal.raise_signal(signal.SIGTERM)
             return

@@ -91,6 +91,7 @@ def test_an_output_that_exists_fails_before_any_work(tmp_path: Path) -> None:
         (["gateway", "nowhere", "--max-body", "1"], 2, "max_body must be at least 1024 bytes, got 1"),
         (["gateway", "nowhere", "--body-timeout", "nan"], 2, "body_timeout must be at least 0.1 s, got nan"),
         (["gateway", "nowhere", "--cors-origin", "example.com"], 2, "is no origin"),
+        (["gateway", "nowhere", "--triton", "http://x:8000"], 2, "name Triton's gRPC endpoint"),
         (["gateway", "nowhere", "--api-keys", "nothing-here"], 2, "api_keys: the file can't be read"),
         (["serve", "nowhere", "--cache-memory", "0"], 2, "cache_memory must be at least 1 byte, got 0"),
         (["export", "nowhere", "-o", "out", "--throughput", "--until", "onnx"], 2, "throughput adds a quantized model"),

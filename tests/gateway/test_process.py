@@ -194,6 +194,12 @@ def test_drips_do_not_hold_a_connection(running: Process) -> None:
     assert seconds < 40 * 0.1 + 3
 
 
+def test_a_refused_caller_cannot_go_on_for_ever(running: Process) -> None:
+    drips = [chunk(b" ") for _ in range(80)]
+    _, _, seconds = running.raw(CHUNKED.replace(KEY.encode(), b"sk-wrong-wrong"), *drips, pause=0.1)
+    assert seconds < PATIENCE + 4
+
+
 @pytest.mark.parametrize("half", [b"", b"\r\n\r\n", b"GET /v1/models HT", b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"])
 def test_waits_for_a_head_only_so_long(running: Process, half: bytes) -> None:
     status, _, seconds = running.raw(half)
