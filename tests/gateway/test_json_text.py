@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploykit.gateway.json_text import MAX_DEPTH, MAX_DIGITS, complaint
@@ -16,6 +16,7 @@ VALUES: Any = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(VALUES)
 def test_takes_every_json_that_is_neither_deep_nor_long(value: Any) -> None:
     assert complaint(json.dumps(value, ensure_ascii=False).encode()) is None
