@@ -172,6 +172,14 @@ class Stack:
         """Ask for a completion."""
         return self.ask("/v1/completions", {"model": "fast", "prompt": PROMPT, **fields})
 
+    def complete_or_none(self, **fields: Any) -> Reply | None:
+        """Ask for a completion, and return None where there is none."""
+        try:
+            reply = self.complete(**fields)
+        except (OSError, http.client.HTTPException):
+            return None
+        return reply if reply.status == 200 else None
+
     def is_ready(self) -> bool:
         """Return what `deploykit serve` says of the whole."""
         try:
@@ -220,7 +228,7 @@ class Stack:
     def recovered(self) -> None:
         """Return once everything is ready and has nothing to do."""
         until(self.is_ready, 60)
-        until(lambda: self.complete(max_tokens=1).status == 200, 10)
+        until(lambda: self.complete_or_none(max_tokens=1), 30)
         self.calm()
 
 
