@@ -52,7 +52,9 @@ def head_of(model: ServedModel, *, prefix: str, kind: str) -> Head:
 def trace_of(request: Request) -> dict[str, str]:
     """Return where the request stands in a trace: under the gateway's own span, or else under its caller's."""
     return trace_headers() or {
-        name: value for name in _TRACE if (value := request.headers.get(name)) and value.isprintable()
+        name: value
+        for name in _TRACE
+        if (value := request.headers.get(name)) and value.isascii() and value.isprintable()
     }
 
 

@@ -225,6 +225,14 @@ def test_triton_gets_tokens_and_every_parameter(gateway: Gateway, triton: Runnin
     assert parameters == expected
 
 
+def test_a_caller_s_trace_reaches_triton_unless_it_is_none(gateway: Gateway, triton: Running) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for value, sent in ((trace.encode(), trace), (b"\xe4", "")):
+        reply = gateway.http.post("/v1/completions", json=TEXT, headers={"traceparent": value})
+        assert reply.status_code == 200
+        assert triton.service.requests[-1].parameters["traceparent"].string_param == sent
+
+
 def test_a_prompt_is_checked_before_it_is_tokenized_when_it_cannot_fit(gateway: Gateway, triton: Running) -> None:
     error = refused(gateway, triton, "text", {"prompt": "a " * 200_000})
     assert error["code"] == "context_length_exceeded"
