@@ -16,6 +16,7 @@ VERBS = [
     "serve",
     "gateway",
     "generate",
+    "chat",
     "train",
     "convert",
     "optimize",
