@@ -33,6 +33,11 @@ class Conversation:
                 return str(message["content"])
         return None
 
+    def settle(self) -> None:
+        """Take back a message that will not be answered any more."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.undo()
+
     def reset(self) -> None:
         """Forget all turns, and keep the system message."""
         self.messages.clear()

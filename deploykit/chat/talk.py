@@ -54,15 +54,15 @@ class Talk:
         while not self.over:
             try:
                 line = self.screen.read()
+                if line is None:
+                    return
+                self._take(line)
             except KeyboardInterrupt:
                 if not self.screen.interactive:
                     raise
+                # At the prompt, or a second one right behind the end of an answer.
+                self.conversation.settle()
                 self.screen.note(f"\n{LEAVING}")
-                continue
-            if line is None:
-                return
-            try:
-                self._take(line)
             except DeploykitError as error:
                 self.screen.fail(error)
 

@@ -11,6 +11,7 @@ import pytest
 from deploykit.chat import Conversation, Talk
 from deploykit.chat.models import Piece, TooLongError
 from deploykit.chat.screen import one_interrupt, shown
+from deploykit.chat.talk import LEAVING
 from deploykit.errors import ConfigError, DeploykitError, EngineError, RequestError
 
 
@@ -108,6 +109,31 @@ def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
     model, screen, _ = talk(KeyboardInterrupt, KeyboardInterrupt, "hello")
     assert [note.strip() for note in screen.notes] == ["Ctrl-D or /exit leaves, /help says what else there is"] * 2
     assert model.got == [["hello"]]
+
+
+def test_a_ctrl_c_between_two_answers_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    def note(self: Script, text: str) -> None:
+        self.notes.append(text)
+        if text == "(stopped)" and not heard:
+            heard.append(text)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Script, "note", note)
+    model, screen, _ = talk("one INTERRUPT two", "next")
+    assert [text.strip() for text in screen.notes] == ["(stopped)", LEAVING]
+    assert model.got[1] == ["one INTERRUPT two", "one ", "next"]
+
+
+def test_a_message_that_nobody_will_answer_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(self: Conversation, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})
+        if text == "lost":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Conversation, "ask", ask)
+    assert talk("lost", "next")[0].got == [["next"]]
 
 
 def test_without_a_person_ctrl_c_and_failures_end_it() -> None:
