@@ -156,7 +156,9 @@ class AsyncTextStream:
     def __del__(self) -> None:
         # Absent where the constructor failed.
         if getattr(self, "_call", None) is not None:
-            self._close()
+            # The loop may have ended before, and all its calls with it.
+            with suppress(RuntimeError):
+                self._close()
 
     def _close(self) -> None:
         self._closed = True

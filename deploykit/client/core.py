@@ -75,7 +75,8 @@ class Core:
         if tools is not None and not is_chat(text.prompt):
             raise InvalidRequestError("tools go with the messages of a chat")
         limit = self._limit(options.get("timeout"))
-        answer = Answer(sampling["n"] if isinstance(sampling.get("n"), int) else 1)
+        # One at least: an answer without choices would be complete, whatever the server says of such a number.
+        answer = Answer(max(1, sampling["n"]) if isinstance(sampling.get("n"), int) else 1)
         steps = self._text(self._dialect.text(text), limit, model=options.get("model"), answer=answer)
         return Exchange(steps=steps, answer=answer, request_id=text.request_id, url=self.url)
 

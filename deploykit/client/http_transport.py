@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx2
@@ -157,10 +158,13 @@ class AsyncHttpCall:
 
     def cancel(self) -> None:
         """Give the answer up; whoever waits for it gets a CancelledError."""
+        if self._cancelled:
+            return
         self._cancelled = True
         if self._waiting is not None:
-            # Whoever waits is woken, and ends it.
-            self._waiting.reschedule(self._loop.time())
+            # Whoever waits is woken, and ends it; where the deadline has passed just now, it does so already.
+            with suppress(RuntimeError):
+                self._waiting.reschedule(self._loop.time())
         elif not self._over and self._loop.is_running():
             self._ending = self._loop.create_task(self.end())
 

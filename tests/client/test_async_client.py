@@ -265,6 +265,23 @@ def test_who_leaves_cancels_on_the_server(running: Running, leave: Work) -> None
     run(running.url, work, model="m")
 
 
+def test_a_stream_that_outlives_its_loop_ends_quietly(running: Running) -> None:
+    running.service.answer = trickle
+
+    async def main() -> Any:
+        client = AsyncClient(running.url, model="m")
+        stream = client.generate("hi", stream=True)
+        await anext(stream)
+        return client, stream
+
+    left = asyncio.run(main())
+    assert left[1].text == "x"
+    # pytest fails if anything is said of it.
+    del left
+    gc.collect()
+    assert running.service.gone.wait(WAIT)
+
+
 def test_cancel_ends_the_wait_for_another_try(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploykit.client.exchange.waits", lambda generator, tries: iter([WAIT / 2]))
     running.service.answer = aborting(grpc.StatusCode.UNAVAILABLE)

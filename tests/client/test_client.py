@@ -1,6 +1,8 @@
 """The client against a real gRPC server in this process."""
 
 import gc
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -268,6 +270,23 @@ def test_an_exception_in_the_loop_cancels_on_the_server(running: Running, client
     with pytest.raises(ZeroDivisionError), client.generate("hi", stream=True) as stream:
         [1 / 0 for _ in stream]
     assert running.service.gone.wait(WAIT)
+
+
+def test_ctrl_c_cancels_on_the_server(running: Running, client: Client) -> None:
+    running.service.answer = trickle
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.generate("hi")
+    assert running.service.gone.wait(WAIT)
+
+
+def test_models_come_in_order(running: Running, client: Client) -> None:
+    running.service.models = [("b", "1", "READY"), ("a", "2", "UNAVAILABLE"), ("a", "1", "READY")]
+    assert [(model.name, model.version, model.ready, model.reason) for model in client.models()] == [
+        ("a", "1", True, ""),
+        ("a", "2", False, "unloaded"),
+        ("b", "1", True, ""),
+    ]
 
 
 def test_forgetting_a_stream_cancels_on_the_server(running: Running, client: Client) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -357,6 +359,15 @@ def test_who_leaves_is_gone_for_the_server(gateway: Gateway, way: str) -> None:
             with pytest.raises(InvalidRequestError, match="this client is closed"):
                 client.generate("hi")
         assert gateway.service.gone.wait(WAIT)
+
+
+def test_ctrl_c_is_heard_while_a_reader_waits(gateway: Gateway) -> None:
+    gateway.service.answer = trickle
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with Client(gateway.url, model="m", timeout=60) as client, pytest.raises(KeyboardInterrupt):
+        for _ in client.generate("hi", stream=True):
+            pass
+    assert gateway.service.gone.wait(WAIT)
 
 
 @pytest.mark.parametrize("way", ["leave", "cancel", "cancel the task", "close the client"])

@@ -1,5 +1,6 @@
 """The client and a real Triton: bad requests, leaving early, and a backend that is killed."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -13,7 +14,15 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from deploykit.artifact import Artifact
-from deploykit.client import Client, ClientError, DeadlineExceededError, InvalidRequestError, NotFoundError
+from deploykit.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    Options,
+)
 from deploykit.config import ServeConfig
 from deploykit.errors import ArtifactError
 from deploykit.serve import LocalServer, serve
@@ -108,6 +117,43 @@ def test_leaving_the_loop_ends_the_request(server: LocalServer) -> None:
                 break
         assert until(lambda: server.beats()["exact"].open_requests == 0, 5)
         assert client.generate("def ", max_tokens=4, ignore_eos=True).num_output_tokens == 4
+
+
+def test_leaving_a_loop_and_cancelling_a_task_end_the_request(server: LocalServer) -> None:
+    endless = Options(max_tokens=10_000, ignore_eos=True)
+
+    async def main() -> None:
+        async with AsyncClient(server.grpc_url, model="exact") as client:
+            async with client.generate("def ", stream=True, **endless) as stream:
+                assert (await anext(stream)).num_output_tokens == 1
+            assert await asyncio.to_thread(until, lambda: server.beats()["exact"].open_requests == 0, 5)
+            task = asyncio.ensure_future(client.generate("def ", **endless))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(until, lambda: server.beats()["exact"].open_requests == 0, 5)
+            assert [answer.num_output_tokens for answer in await client.batch(["a", [5, 6]], max_tokens=3)] == [3, 3]
+
+    asyncio.run(main())
+
+
+def test_choices_and_log_probabilities_can_be_read(server: LocalServer) -> None:
+    with Client(server.grpc_url, model="exact") as client:
+        options = Options(n=2, logprobs=2, seed=4, max_tokens=5, ignore_eos=True)
+        whole = client.generate("def ", **options)
+        stream = client.generate("def ", stream=True, **options)
+        told: dict[int, list[Any]] = {0: [], 1: []}
+        for chunk in stream:
+            told[chunk.index] += chunk.logprobs
+    assert whole.num_output_tokens == 10
+    for choice in whole.choices:
+        assert list(choice.logprobs) == told[choice.index]
+        assert "".join(token.token for token in choice.logprobs) == choice.text
+        for token in choice.logprobs:
+            assert len(token.top) == 2
+            assert token.top[0].logprob >= token.top[1].logprob
+            assert token.token_id is not None
 
 
 def test_a_deadline_ends_the_call_and_the_request(server: LocalServer) -> None:
