@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from deploykit.gateway.errors import log_failure
+from deploykit.gateway.errors import failure, log_failure
+from deploykit.gateway.frames import DONE
 
 MAX_WAITING: Final = 2**20
 """Bytes that wait for a caller: some thousands of tokens, beside what the sockets hold."""
@@ -55,8 +56,9 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; where the body has no end, the server closes the connection."""
         listener = asyncio.create_task(disconnected(receive))
-        reader = asyncio.create_task(self._read(listener))
+        # Before the reader, so that the first piece waits for no second.
         writer = asyncio.create_task(self._write(send))
+        reader = asyncio.create_task(self._read(listener))
         tasks = (writer, listener, reader)
         try:
             # A caller who is gone, or cut off while a write is stuck, ends it all.
@@ -80,7 +82,7 @@ class EventStream(Response):
         except Exception as error:
             # The events themselves tell of every failure that is foreseen.
             log_failure(error)
-            self._cut = True
+            self._waiting.append(failure().event() + DONE)
         finally:
             self._ended = True
             self._changed.set()
@@ -91,9 +93,12 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         """Send what waits until there is nothing more."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        while not self._cut:
+        while True:
             await self._changed.wait()
             self._changed.clear()
+            if self._cut:
+                # Without the end of the body, so that nobody takes what was sent for the whole.
+                return
             ended, body = self._ended, b"".join(self._waiting)
             self._waiting.clear()
             self._size = 0
