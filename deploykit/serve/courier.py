@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -98,6 +99,8 @@ class Courier:
         self._batch: Batch = []
         """Events of the step that runs; the engine's thread alone touches it."""
         self._batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._leaving: deque[tuple[Delivery, list[Event | Refusal]]] = deque()
+        """Events of requests that nobody waits for: others go first, and so does looking for more of those."""
         self._open: dict[int, Delivery] = {}
         self._rota = 0
         self._turn = time.monotonic()
@@ -143,15 +146,21 @@ class Courier:
 
     def _run(self) -> None:
         looked, pause = 0.0, LOOK
-        while not (self._closing and self._batches.empty()):
+        while not (self._closing and self._batches.empty() and not self._leaving):
             self._turn = time.monotonic()
             gone = False
-            for delivery, events in self._next(pause).items():
+            for delivery, events in self._next(0 if self._leaving else pause).items():
+                if delivery.unwanted:
+                    self._leaving.append((delivery, events))
+                    continue
                 self._guard(delivery, partial(self._deliver, delivery, events))
                 gone = self._look(delivery) or gone
             if gone or self._turn - looked > pause:
                 looked = self._turn
                 pause = AGAIN if self._look_around() else LOOK
+            for _ in range(min(LOOKS, len(self._leaving))):
+                delivery, events = self._leaving.popleft()
+                self._guard(delivery, partial(self._deliver, delivery, events))
 
     def _next(self, pause: float) -> dict[Delivery, list[Event | Refusal]]:
         """Return the events that have come, by request; where there are none, wait `pause` seconds for some."""
@@ -209,7 +218,7 @@ class Courier:
 
         Return whether any has gone.
         """
-        deliveries = list(self._open.values())
+        deliveries = [delivery for delivery in list(self._open.values()) if not delivery.unwanted]
         start = self._rota % max(1, len(deliveries))
         turn = deliveries[start:] + deliveries[:start]
         found = False
