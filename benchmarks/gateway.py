@@ -16,6 +16,7 @@ from typing import Any
 import beside_grpc
 import retries
 import users
+from performance_page import write_page
 from results import keep, kept, state
 
 
@@ -36,6 +37,7 @@ def main() -> None:
                 keep("aiperf", found)
             else:
                 keep("gateway", {**kept("gateway"), part: {"commit": state()["commit"], **found}})
+    write_page()
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {

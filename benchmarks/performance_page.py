@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bars import Bar, write_bars
+from gateway_page import gateway_section
 from results import kept
+from tables import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- figures: written by benchmarks/performance_page.py -->"
@@ -19,6 +21,7 @@ def write_page() -> None:
     figures, page = kept("engine"), DOCS / "performance.md"
     words = page.read_text(encoding="utf-8").partition(MARK)[0]
     parts = [_goals(figures), _speed(figures), _gpt2(figures), _quality(figures), _triton(figures), _alone(figures)]
+    parts.append(gateway_section())
     page.write_text("\n\n".join([words + MARK, *(part for part in parts if part), _state(figures)]), encoding="utf-8")
 
 
@@ -36,7 +39,7 @@ def _goals(figures: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = "## Goals\n\nRatios: the median of the rounds, the lowest and the highest.\n\n"
-    return head + _table(("work", "goal", "reached", "", "compared"), rows)
+    return head + table(("work", "goal", "reached", "", "compared"), rows)
 
 
 def _missed(found: Mapping[str, Any]) -> str:
@@ -94,7 +97,7 @@ def _quality(figures: Mapping[str, Any]) -> str:
         f"## Quality\n\nA trained Llama on {found['tokens']} tokens of text that it hasn't seen, each runtime beside "
         "our fp32 graph. The last column: requests that get the same greedy tokens alone and among seven others.\n\n"
     )
-    return head + _table(("", "KL, nats", "perplexity", "same best token", "independent"), rows)
+    return head + table(("", "KL, nats", "perplexity", "same best token", "independent"), rows)
 
 
 def _triton(figures: Mapping[str, Any]) -> str:
@@ -109,7 +112,7 @@ def _triton(figures: Mapping[str, Any]) -> str:
                 (precision, streams, f"{inside:.0f}", f"{outside:.0f}", f"{share:.1%}", f"{tokens:.2f}")
             )  # fmt: skip
     head = ("", "", "in-process, tokens/s", "through Triton", "client, of a core", "tokens a response")
-    return "## Through Triton\n\n" + _table(head, rows) if rows else ""
+    return "## Through Triton\n\n" + table(head, rows) if rows else ""
 
 
 def _alone(figures: Mapping[str, Any]) -> str:
@@ -117,14 +120,14 @@ def _alone(figures: Mapping[str, Any]) -> str:
     if row := figures.get("stalls"):
         ways = ("in chunks", "at once")
         rows = [(way, *(f"{statistics.median(row[f'{way}, {p}']):.0f}" for p in ("p50", "p99"))) for way in ways]
-        parts.append("## Pauses and memory\n\n" + _table(("prompts read", "p50, ms", "p99, ms"), rows))
+        parts.append("## Pauses and memory\n\n" + table(("prompts read", "p50, ms", "p99, ms"), rows))
     if found := figures.get("memory"):
         rows = [
             (name, *(f"{row[what] / 1e6:.0f}" for what in ("bytes", "weights", "cache")))
             for name, row in found.items()
             if name != "commit"
         ]
-        parts.append(_table(("", "taken, MB", "weights", "cache"), rows))
+        parts.append(table(("", "taken, MB", "weights", "cache"), rows))
     return "\n\n".join(parts)
 
 
@@ -141,11 +144,6 @@ def _state(figures: Mapping[str, Any]) -> str:
 
 def _bars(row: Mapping[str, Sequence[float]]) -> dict[str, Bar]:
     return {name: (statistics.median(found), min(found), max(found)) for name, found in row.items()}
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
