@@ -1,14 +1,18 @@
 """What every way of asking a server must be able to say: Triton's gRPC and OpenAI's HTTP are two of them."""
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from deploykit.client.answer import Reader
 from deploykit.client.errors import InvalidRequestError
 from deploykit.client.exchange import Asking, Attempts, Request
 from deploykit.client.sampling import utf8
 from deploykit.client.values import Health, Model
+
+_LARGEST: Final = 2**63
+"""What an INT64 tensor can't hold any more."""
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, token ids, or the messages of a chat (see `Message`)."""
@@ -71,11 +75,24 @@ def read_prompt(prompt: object) -> Any:
     parts = tuple(prompt)
     if parts and isinstance(parts[0], Mapping):
         return _messages(parts)
-    for place, token in enumerate(parts):
-        # An id of numpy's counts as one, too.
-        if not hasattr(token, "__index__") or not -(2**63) <= token < 2**63:
-            raise InvalidRequestError(f"prompt[{place}] must be a token id, got {type(token).__name__}")
-    return tuple(int(token) for token in parts)
+    return _token_ids(parts)
+
+
+def _token_ids(parts: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return token ids as Python's integers; those of numpy count as some, too."""
+    try:
+        # A long prompt has thousands, so each is looked at one by one only where something is wrong.
+        ids = tuple(map(operator.index, parts))
+        if not ids or (min(ids) >= -_LARGEST and max(ids) < _LARGEST):
+            return ids
+    except TypeError:
+        pass
+    place, token = next(
+        (place, token)
+        for place, token in enumerate(parts)
+        if not hasattr(token, "__index__") or not -_LARGEST <= operator.index(token) < _LARGEST
+    )
+    raise InvalidRequestError(f"prompt[{place}] must be a token id, got {type(token).__name__}")
 
 
 def read_chat(messages: object) -> Any:

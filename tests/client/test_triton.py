@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +99,8 @@ def test_names_what_can_not_be_sent(prompt: Any, sampling: dict[str, Any], match
 def test_token_ids_go_as_they_are() -> None:
     sent = inputs(generation_request("m", (3, 0, 2**62), {}, stream=True))
     assert sent["input_ids"] == [3, 0, 2**62]
+    numbers = inputs(generation_request("m", np.array([3, 4], np.int32), {}, stream=True))["input_ids"]
+    assert numbers == [3, 4]
     assert "text_input" not in sent
     # Which is for texts only.
     assert "exclude_input_in_output" not in sent
