@@ -66,7 +66,7 @@ def _engines(checkpoint: Path, folder: Path) -> list[Setup]:
     made = []
     for name, (precision, options) in OURS.items():
         artifact = exports.ours(checkpoint, folder, precision, **options, **ROUNDED.get(name, {}))
-        made.append(Setup(name=name, driver="ours", model=artifact, options={"precision": precision}))
+        made.append(Setup(name=name, driver="ours", model=exports.served(artifact), options={"precision": precision}))
     return made
 
 

@@ -95,7 +95,7 @@ def same_on_the_right(one: Path, other: Path, spec: DecoderSpec) -> None:
     """Every way of rows padded on the right, the same bits from two graph files."""
     decoders = [Decoder(file, replace(spec, padding="right")) for file in (one, other)]
     numbers = np.random.default_rng(0)
-    long, *ragged = (numbers.integers(0, spec.vocab_size, length) for length in (40, *LENGTHS))
+    long, *ragged = (numbers.integers(0, spec.vocab_size, length) for length in (40, 14, 9, 7))
     for name, case in cases_for(decoders[0].spec).items():
         seen = [list(case(decoder, Rows(long=long, ragged=tuple(ragged)))) for decoder in decoders]
         for mine, theirs in zip(*seen, strict=True):
