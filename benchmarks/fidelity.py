@@ -54,6 +54,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours int8 block 128": ("int8", {"block_size": 128}),
     "ours int4": ("int4", {}),
     "ours int4 block 128 GPTQ": ("int4", {"block_size": 128}),
+    "ours int4 all GPTQ": ("int4", {"head_bits": 4}),
     "ours int4 all, block 128 GPTQ": ("int4", {"block_size": 128, "head_bits": 4}),
     "ours dynamic-int8": ("dynamic-int8", {}),
 }
