@@ -14,8 +14,10 @@ from deploykit.artifact import Artifact
 
 
 def setup(name: str, model: Path, precision: str, **config: Any) -> Setup:
-    """Return our engine on an artifact's graph; `config` are fields of `EngineConfig`."""
-    return Setup(name=name, driver="ours", model=model, options={"precision": precision, "config": config})
+    """Return our engine on what is served of a packaged artifact; `config` are fields of `EngineConfig`."""
+    return Setup(
+        name=name, driver="ours", model=exports.served(model), options={"precision": precision, "config": config}
+    )
 
 
 def stalls(folder: Path, rounds: int) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def ours(source: Path, folder: Path, precision: Any, **options: Any) -> Path:
     return once(folder / f"{source.name}-{label}", write)
 
 
+def served(artifact: Path) -> Path:
+    """Return the part of a packaged artifact that Triton serves: what our engine is measured on."""
+    return artifact / "model_repository" / "model" / "1"
+
+
 def _fp32(source: Path, out: Path) -> None:
     with TemporaryDirectory(dir=out.parent) as between:
         optimize(convert(source, Path(between) / "converted"), out)

@@ -54,6 +54,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours int8 block 128": ("int8", {"block_size": 128}),
     "ours int4": ("int4", {}),
     "ours int4 block 128 GPTQ": ("int4", {"block_size": 128}),
+    "ours int4 all GPTQ": ("int4", {"head_bits": 4}),
     "ours int4 all, block 128 GPTQ": ("int4", {"block_size": 128, "head_bits": 4}),
     "ours dynamic-int8": ("dynamic-int8", {}),
 }
@@ -66,7 +67,7 @@ def _engines(checkpoint: Path, folder: Path) -> list[Setup]:
     made = []
     for name, (precision, options) in OURS.items():
         artifact = exports.ours(checkpoint, folder, precision, **options, **ROUNDED.get(name, {}))
-        made.append(Setup(name=name, driver="ours", model=artifact, options={"precision": precision}))
+        made.append(Setup(name=name, driver="ours", model=exports.served(artifact), options={"precision": precision}))
     return made
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from exports import checkpoint, ours
+from exports import checkpoint, ours, served
 from numpy.typing import NDArray
 from results import keep
 
@@ -77,7 +77,7 @@ def measure(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> float:
 def decode_steps(row_counts: Sequence[int]) -> dict[str, float]:
     """Return the milliseconds of a greedy step of the 134M Llama, by rows."""
     with tempfile.TemporaryDirectory() as name:
-        artifact = ours(checkpoint(Path(name), "smol"), Path(name), "int8")
+        artifact = served(ours(checkpoint(Path(name), "smol"), Path(name), "int8"))
         return {str(rows): round(1000 * decode_step(artifact, rows), 3) for rows in row_counts}
 
 

@@ -42,6 +42,10 @@ class Draft:
         self._known.pop(name, None)
         return file
 
+    def rewritten(self, name: str) -> None:
+        """Note that the file `name`, carried over, was changed where it lies, so that it is hashed again."""
+        self._known.pop(name)
+
     def write_json(self, name: str, data: Any) -> None:
         """Write `data` as the file `name`."""
         self.file(name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,11 +3,15 @@
 A reference is a function from token ids [S] to logits [S, V].
 """
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploykit.spec import DecoderSpec
+from deploykit.validate.cases import Rows, cases_for
 from deploykit.validate.decoder import Decoder
 
 IDS = np.array([5, 300, 17, 44, 45, 120, 9, 260, 33, 34, 35, 36, 70, 71, 199, 8, 7, 250, 61, 62], np.int64)
@@ -85,6 +89,17 @@ def holes(run: Decoder, reference: Any) -> None:
     run.run_in_place(np.r_[IDS[:5], ones(3)][None], np.r_[ones(5), 0 * ones(3)][None], cache)
     mask = np.r_[ones(5), 0 * ones(3), ones(1)][None]
     assert_close(run.run_in_place(IDS[None, 5:6], mask, cache)[0, 0], reference(IDS)[5])
+
+
+def same_on_the_right(one: Path, other: Path, spec: DecoderSpec) -> None:
+    """Every way of rows padded on the right, the same bits from two graph files."""
+    decoders = [Decoder(file, replace(spec, padding="right")) for file in (one, other)]
+    numbers = np.random.default_rng(0)
+    long, *ragged = (numbers.integers(0, spec.vocab_size, length) for length in (40, 14, 9, 7))
+    for name, case in cases_for(decoders[0].spec).items():
+        seen = [list(case(decoder, Rows(long=long, ragged=tuple(ragged)))) for decoder in decoders]
+        for mine, theirs in zip(*seen, strict=True):
+            np.testing.assert_array_equal(mine.logits, theirs.logits, err_msg=name)
 
 
 EVERYWHERE = (prefill, token_by_token, chunks, left_padded)

@@ -3,16 +3,17 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from hashlib import sha256
 from importlib.metadata import version
 from typing import Final
 
-from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, FileEntry, Manifest, StageRecord
+from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, Manifest, StageRecord, entry_of
 from deploykit.config import Mode, PackageConfig
 from deploykit.draft import Draft, draft
 from deploykit.package.model_config import model_config_text
+from deploykit.package.right_padded import pad_right_only
 from deploykit.package.serveable import check_serveable
 from deploykit.progress import Progress, silent
+from deploykit.spec import VARIANT_FILES, Padding, Precision
 
 __all__ = ["package"]
 
@@ -41,7 +42,8 @@ def package(
     """Return an artifact with the files of `source` and a Triton model repository of the precision it serves.
 
     The repository holds `<name>/config.pbtxt` and, in `<name>/<version>/`, a few lines of Python beside a whole
-    artifact of its own: real files, only the precisions that are run. The same source gives the same bytes.
+    artifact of its own: real files, only the precisions that are run. Its graphs take rows padded on the right, as the
+    engine pads them; see `right_padded`. The same source gives the same bytes.
 
     Args:
         source: an artifact, or the path of one, whose files are then verified.
@@ -52,29 +54,29 @@ def package(
         progress: told how far the files are.
 
     Raises:
-        ArtifactError: the source is damaged, or lacks something that serving needs.
+        ArtifactError: the source is damaged, lacks something that serving needs, or ONNX Runtime can't run it.
         OutputError: `out` exists or can't be written.
     """
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     config = config or PackageConfig()
     check_serveable(artifact)
-    manifest = _with_record(artifact.manifest, config)
     with draft(out, overwrite=overwrite) as result:
         progress(STAGE, 0, 2)
         result.carry(artifact, list(_plain_files(artifact.manifest)), link=link)
         progress(STAGE, 1, 2)
-        _write_repository(result, artifact, manifest, config)
+        manifest = _write_repository(result, artifact, config)
         packaged = result.commit(manifest)
         progress(STAGE, 2, 2)
     return packaged
 
 
-def _with_record(manifest: Manifest, config: PackageConfig) -> Manifest:
+def _with_record(manifest: Manifest, config: PackageConfig, padding: Padding) -> Manifest:
     """Return the manifest with this stage as its last; packaging again replaces the record, it adds none."""
     record = StageRecord(
         stage=STAGE,
         options=asdict(config),
         versions={name: version(name) for name in ("deploykit", "tritonclient")},
+        result={"padding": padding},
     )
     earlier = tuple(entry for entry in manifest.history if entry.stage != STAGE)
     return replace(manifest, history=(*earlier, record))
@@ -87,23 +89,45 @@ def _plain_files(manifest: Manifest) -> Iterator[str]:
             yield name
 
 
+def served_precisions(artifact: Artifact, config: PackageConfig) -> list[Precision]:
+    """Return the precisions that serving runs, each once."""
+    modes: list[Mode] = ["deterministic", "throughput"] if config.throughput else ["deterministic"]
+    return list(dict.fromkeys(artifact.precision_for(mode) for mode in modes))
+
+
 def served_files(artifact: Artifact, config: PackageConfig) -> list[str]:
     """Return the files that serving needs: the graphs that are run, and all that belongs to no graph."""
-    modes: list[Mode] = ["deterministic", "throughput"] if config.throughput else ["deterministic"]
-    run = {name for mode in modes for name in artifact.files_of(artifact.precision_for(mode))}
+    run = {name for precision in served_precisions(artifact, config) for name in artifact.files_of(precision)}
     others = {name for name in artifact.manifest.files if name.startswith("onnx/")} - run
     return [name for name in _plain_files(artifact.manifest) if name not in others | _OTHER_RUNTIMES]
 
 
-def _write_repository(result: Draft, artifact: Artifact, manifest: Manifest, config: PackageConfig) -> None:
+def _write_repository(result: Draft, artifact: Artifact, config: PackageConfig) -> Manifest:
+    """Write the repository, and return the manifest of the artifact around it."""
     model = f"{REPOSITORY}/{config.name}"
     folder = f"{model}/{config.version}"
     # Never linked: the repository is copied to other machines, and readers of external data refuse hard links.
     names = served_files(artifact, config)
     result.carry(artifact, names, into=folder)
     result.file(f"{folder}/{MODEL_FILE}").write_text(MODEL_CODE, encoding="utf-8")
-    code = MODEL_CODE.encode()
-    entries = {name: manifest.files[name] for name in names}
-    entries[MODEL_FILE] = FileEntry(sha256=sha256(code).hexdigest(), size=len(code))
-    result.write_json(f"{folder}/{MANIFEST}", replace(manifest, files=entries).to_json())
+    entries = {name: artifact.manifest.files[name] for name in names}
+    entries[MODEL_FILE] = entry_of(result.path / folder / MODEL_FILE)
+    inner = _pad_right_only(Artifact(result.path / folder, replace(artifact.manifest, files=entries)), config)
+    for name in names:
+        if inner.manifest.files[name] != entries[name]:
+            result.rewritten(f"{folder}/{name}")
+    manifest = _with_record(artifact.manifest, config, inner.contract().padding)
+    result.write_json(f"{folder}/{MANIFEST}", replace(inner.manifest, history=manifest.history).to_json())
     result.file(f"{model}/config.pbtxt").write_text(model_config_text(config), encoding="utf-8")
+    return manifest
+
+
+def _pad_right_only(inner: Artifact, config: PackageConfig) -> Artifact:
+    """Return the inner artifact with its graphs rewritten for rows padded on the right, as far as they can be."""
+    changed = [precision for precision in served_precisions(inner, config) if pad_right_only(inner, precision)]
+    if not changed:
+        return inner
+    graphs = {VARIANT_FILES[precision]: entry_of(inner.graph(precision)) for precision in changed}
+    manifest = inner.manifest
+    decoder = replace(manifest.decoder, padding="right")
+    return Artifact(inner.path, replace(manifest, decoder=decoder, files={**manifest.files, **graphs}))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 from deploykit import graph as graphs
+from deploykit.attention_bias import drop_mask_bias
 from deploykit.errors import ArtifactError
 from deploykit.progress import Progress
 from deploykit.quantize.autocast import FILLER, LARGEST, Mixer
@@ -18,8 +19,6 @@ from deploykit.spec import LOGITS
 
 _CHUNK: Final = 1 << 20
 """Weights turned at once: 6 MiB in both types."""
-_BIAS: Final = 10
-"""GroupQueryAttention's input `attention_bias`."""
 _MASKED: Final = -1e6
 """Numbers below it are masks' fillers (transformers takes -1e9 and the lowest number of a type) and no weights."""
 
@@ -46,8 +45,8 @@ def halve_quantized(write: Write, target: Path, *, progress: Progress) -> dict[s
 def halve(source: Path, target: Path, *, progress: Progress) -> dict[str, Any]:
     """Write the graph in `source` to `target` in fp16, and return what was done.
 
-    The attention bias goes: ONNX Runtime's CUDA kernels refuse it or lose their fastest path by it, and rows padded on
-    the right need none. One tensor is turned at a time, piece by piece, while the file is written.
+    The mask's attention bias goes: ONNX Runtime's CUDA kernels refuse it or lose their fastest path by it, and rows
+    padded on the right need none. One tensor is turned at a time, piece by piece, while the file is written.
 
     Raises:
         ArtifactError: a weight is too large for fp16 or not finite, a node holds a graph of its own, or the file can't
@@ -55,7 +54,7 @@ def halve(source: Path, target: Path, *, progress: Progress) -> dict[str, Any]:
     """
     model = graphs.load(source)
     graph = model.graph
-    biases = _drop_attention_bias(graph)
+    biases = drop_mask_bias(graph)
     RemoveUnusedNodesPass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     halves: dict[str, ir.Value] = {}
@@ -132,18 +131,6 @@ def _turn(part: NDArray[np.float32], whole: NDArray[np.float32], *, name: str) -
             )
         part = np.maximum(part, np.float32(FILLER))
     return part.astype("<f2")
-
-
-def _drop_attention_bias(graph: ir.Graph) -> int:
-    """Take the bias from every GroupQueryAttention and return how many had one."""
-    count = 0
-    for node in graph:
-        if node.op_type == "GroupQueryAttention" and len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
-            node.replace_input_with(_BIAS, None)
-            used = max(at for at, value in enumerate(node.inputs) if value is not None)
-            node.resize_inputs(used + 1)
-            count += 1
-    return count
 
 
 def _finish(mixer: Mixer, at: int, value: ir.Value) -> None:

@@ -1,5 +1,6 @@
 """Every fused family equal to PyTorch, in every way a fused graph is called, with its odd switches on."""
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from checkpoints import make_checkpoint
 from numpy.typing import NDArray
-from ways import EVERYWHERE, IN_PLACE, holes
+from ways import EVERYWHERE, IN_PLACE, holes, same_on_the_right
 
+from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.fused import FAMILIES
+from deploykit.package.right_padded import pad_right_only
 from deploykit.validate.decoder import Decoder
 
 WINDOW = 5
@@ -129,3 +132,13 @@ def test_fused_equals_pytorch(
     family_of: Callable[[str], tuple[Decoder, Any]], case: str, way: Callable[..., None]
 ) -> None:
     way(*family_of(case))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_padded_on_the_right_only_the_logits_are_the_same_bits(
+    family_of: Callable[[str], tuple[Decoder, Any]], case: str, tmp_path: Path
+) -> None:
+    before, _ = family_of(case)
+    served = Artifact.open(shutil.copytree(before.file.parents[1], tmp_path / "served"))
+    assert pad_right_only(served, "fp32")
+    same_on_the_right(before.file, served.graph(), before.spec)

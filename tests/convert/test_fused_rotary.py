@@ -1,5 +1,6 @@
 """Every kind of rotary embedding equal to PyTorch, within the length the model was trained for and beyond."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,25 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from numpy.typing import NDArray
-from ways import IDS, assert_close, chunks_in_place, left_padded, ones, prefill, right_padded_in_place, token_by_token
+from ways import (
+    IDS,
+    assert_close,
+    chunks_in_place,
+    left_padded,
+    ones,
+    prefill,
+    right_padded_in_place,
+    same_on_the_right,
+    token_by_token,
+)
 
+from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.checkpoint import open_checkpoint
 from deploykit.convert.reference import load_model
 from deploykit.errors import ConfigError
+from deploykit.package.right_padded import pad_right_only
 from deploykit.validate.decoder import Decoder
 
 THETA = {"rope_theta": 1e4}
@@ -144,6 +157,13 @@ def test_a_row_knows_its_own_length_only(long: tuple[Decoder, Fresh], side: str)
         logits = run.run_in_place(np.array([[IDS[n + step - 1]] for n in lengths]), mask, cache)
         for row, n in enumerate(lengths):
             assert_close(logits[row, 0], stepped[n][step])
+
+
+def test_padded_on_the_right_only_the_logits_are_the_same_bits(long: tuple[Decoder, Fresh], tmp_path: Path) -> None:
+    before, _ = long
+    served = Artifact.open(shutil.copytree(before.file.parents[1], tmp_path / "served"))
+    assert pad_right_only(served, "fp32")
+    same_on_the_right(before.file, served.graph(), before.spec)
 
 
 def test_a_dynamic_context_ends_at_its_factor(tmp_path: Path) -> None:
