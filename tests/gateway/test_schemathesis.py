@@ -72,19 +72,19 @@ def ask(document: Any, method: str, path: str, mode: GenerationMode, examples: i
     each()
 
 
+@pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_a_few_of_each_kind(unharmed: Stack, document: Any, method: str, path: str, mode: GenerationMode) -> None:
+def test_a_few_of_each_kind(document: Any, method: str, path: str, mode: GenerationMode) -> None:
     if method == "GET" and mode is GenerationMode.NEGATIVE:
         pytest.skip("nothing in it can be wrong")
-    assert unharmed
     ask(document, method, path, mode, 8)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS[:4])
-def test_many_of_each_kind(unharmed: Stack, document: Any, method: str, path: str, mode: GenerationMode) -> None:
-    assert unharmed
+def test_many_of_each_kind(document: Any, method: str, path: str, mode: GenerationMode) -> None:
     ask(document, method, path, mode, 400)
