@@ -158,8 +158,6 @@ class AsyncHttpCall:
 
     def cancel(self) -> None:
         """Give the answer up; whoever waits for it gets a CancelledError."""
-        if self._cancelled:
-            return
         self._cancelled = True
         if self._waiting is not None:
             # Whoever waits is woken, and ends it; where the deadline has passed just now, it does so already.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from openai_server import OpenAIService, run_gateway, trickle
 
-from deploykit.client import AsyncClient, CancelledError, Client, InvalidRequestError, UnavailableError
+from deploykit.client import AsyncClient, CancelledError, Client, ClientError, InvalidRequestError, UnavailableError
 from deploykit.client.testing import MockTransport
 
 
@@ -41,7 +41,7 @@ def test_cancelling_again_does_nothing(turns: int) -> None:
 
 @pytest.mark.parametrize("n", [0, -1])
 @pytest.mark.parametrize("error", [InvalidRequestError("n must be 1 to 16"), UnavailableError("gone")])
-def test_no_answers_at_all_are_no_answer(n: int, error: Exception) -> None:
+def test_no_answers_at_all_are_no_answer(n: int, error: ClientError) -> None:
     with Client(transport=MockTransport(error), tries=1) as client:
         with pytest.raises(type(error)):
             client.generate("hi", n=n)
