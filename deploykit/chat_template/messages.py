@@ -82,8 +82,9 @@ def _message(value: object, where: str) -> dict[str, Any]:
     for name, read in _FIELDS.items():
         if name in given:
             message[name] = read(given[name], f"{where}.{name}")
-    if "content" not in message and isinstance(given.get("refusal"), str):
-        message["content"] = _text(given["refusal"], f"{where}.refusal")
+    if "refusal" in given:
+        refusal = _text(given["refusal"], f"{where}.refusal")
+        message.setdefault("content", refusal)
     if "content" not in message and not message.get("tool_calls"):
         raise RequestError(f"{where} has no content; only an assistant's message with tool_calls may come without")
     return message

@@ -104,6 +104,7 @@ def test_arguments_become_an_object_where_a_model_wrote_one(arguments: object, w
         ([{"role": "user", "content": "a\ud800b"}], r"content is not valid text: a lone surrogate at character 1"),
         ([{**USER, "tool_calls": [CALL]}], r"tool_calls: only the assistant has any, and the role is 'user'"),
         ([{**USER, "tool_call_id": "1"}], "only a message of the role 'tool' has one"),
+        ([{"role": "assistant", "content": "x", "refusal": {}}], r"messages\[0\]\.refusal is an object"),
         ([{**USER, "audio": {"id": "1"}}], r"messages\[0\]\.audio is not supported"),
         ([{**USER, "chat_template": "x"}], r"messages\[0\] has an unknown field 'chat_template'"),
         ([{"role": "assistant", "tool_calls": [{"type": "custom"}]}], r"tool_calls\[0\]\.type is 'custom'"),
