@@ -1,7 +1,7 @@
 """Closed loops over gRPC: a bare client that parses nothing, and `deploykit.client`.
 
 Both wait in an event loop, as the gateway does: gRPC's calls for threads took half as much again of the processor (70
-against 49 us a response at 16 streams).
+against 49 µs a response at 16 streams).
 """
 
 import asyncio

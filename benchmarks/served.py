@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from deploykit.config import ServeConfig
-from deploykit.serve import serve
+from deploykit.serve import leash, serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,12 @@ def served(artifact: Path) -> Iterator[Served]:
 
 
 def gateway_process(port: int) -> int:
-    """Return the id of the gateway that listens on a port: among those that say so, the last to be started."""
+    """Return the id of the gateway that listens on a port."""
     mine = {"gateway", f"--port={port}"}
-    found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if mine < set(_words(path))]
-    return max(found)
+    commands = {int(path.name): _words(path) for path in Path("/proc").glob("[0-9]*")}
+    # Whoever watches over it has the same words in its command, behind its own.
+    (found,) = [process for process, words in commands.items() if mine < set(words) and leash.__file__ not in words]
+    return found
 
 
 def processor_seconds(process: int) -> float:
