@@ -139,13 +139,15 @@ class AsyncHttpCall:
 
     async def receive(self) -> Response | str | None:
         """Return the next event or the response; None at the end. A ClientError says what ended it instead."""
-        if self._cancelled:
-            raise self._fault(TimeoutError())
-        if self._over:
+        if self._over and not self._cancelled:
             return None
         try:
+            self._check()
             async with asyncio.timeout_at(self._deadline) as self._waiting:
-                return await self._next()
+                message = await self._next()
+            # Something may have come in the very moment in which it was given up: nobody else would end it.
+            self._check()
+            return message
         except (httpx2.RequestError, httpx2.StreamError, OSError) as error:
             # An OSError is a TimeoutError, or one of TLS that httpx2 passes on as it is.
             await self.end()
@@ -178,6 +180,10 @@ class AsyncHttpCall:
         finally:
             self._on_end(self)
             self.ended.set()
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise TimeoutError
 
     async def _next(self) -> Response | str | None:
         if self._response is None:

@@ -1,4 +1,4 @@
-"""Giving up twice, and numbers of answers that no server takes."""
+"""Giving up twice, or in an unlucky moment, and numbers of answers that no server takes."""
 
 import asyncio
 from typing import Any
@@ -37,6 +37,42 @@ def test_cancelling_again_does_nothing(turns: int) -> None:
         asyncio.run(main())
     finally:
         gateway.stop()
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_client_is_closed_in_the_moment_in_which_a_piece_comes(turns: int) -> None:
+    async def main() -> None:
+        asked, written = asyncio.Event(), asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"}")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            asked.set()
+            await written.wait()
+            writer.write(b'data: {"choices": [{"index": 0, "text": "x"}]}\n\n')
+            # Until the client has gone.
+            await reader.read()
+            writer.close()
+
+        async def hold(client: AsyncClient) -> None:
+            async for _ in client.generate("hi", stream=True):
+                await asyncio.Event().wait()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncClient(f"http://127.0.0.1:{port}", model="m")
+        holding = asyncio.create_task(hold(client))
+        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.sleep(0.05)
+        written.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(client.close(), 5)
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        server.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("n", [0, -1])
