@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from deploykit.client import (
@@ -24,6 +25,8 @@ PROBE_TIMEOUT: Final = 10.0
 
 Piece = tuple[int, Chunk]
 """A choice's number among all of a request, and what it adds."""
+Key = tuple[str, str]
+"""A model's name and fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,9 @@ class Upstream:
         """Ask through `client`; `timeout` are the seconds that a whole answer may take."""
         self._client = client
         self._timeout = timeout
-        self._contexts: dict[tuple[str, str], int] = {}
-        """By the model's name and fingerprint."""
+        self._contexts: dict[Key, int] = {}
+        self._asking: dict[Key, asyncio.Future[int]] = {}
+        """The questions for those that aren't known yet."""
 
     async def context(self, model: ServedModel) -> int:
         """Return the tokens that prompt and answer may have together.
@@ -64,9 +68,16 @@ class Upstream:
         Raises:
             ClientError: the engine doesn't answer.
         """
-        if _key(model) not in self._contexts:
-            await self._learn_context(model)
-        return self._contexts[_key(model)]
+        key = _key(model)
+        if key in self._contexts:
+            return self._contexts[key]
+        # Whoever asks meanwhile waits for the same answer: that prompt takes milliseconds to send, for each of them,
+        # and a Triton that is down is asked for it by every request.
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.ensure_future(self._learn_context(model))
+            asking.add_done_callback(partial(self._asked, key))
+        return await asyncio.shield(asking)
 
     def known_context(self, model: ServedModel) -> int:
         """Return the context as far as known: the model's own before its engine was asked."""
@@ -120,7 +131,7 @@ class Upstream:
             await _end(tasks)
 
     async def _merged(self, question: Question) -> AsyncGenerator[Piece, None]:
-        pieces: asyncio.Queue[Piece | ClientError | None] = asyncio.Queue()
+        pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         options = self._options(question)
 
         async def pump(first: int, prompt: list[int]) -> None:
@@ -129,7 +140,7 @@ class Upstream:
                     async for chunk in stream:
                         pieces.put_nowait((first + chunk.index, chunk))
                 pieces.put_nowait(None)
-            except ClientError as error:
+            except Exception as error:  # whatever it is, the others' reader must hear of it
                 pieces.put_nowait(error)
 
         tasks = [
@@ -140,7 +151,7 @@ class Upstream:
             running = len(tasks)
             while running:
                 piece = await pieces.get()
-                if isinstance(piece, ClientError):
+                if isinstance(piece, Exception):
                     raise piece
                 if piece is None:
                     running -= 1
@@ -149,13 +160,20 @@ class Upstream:
         finally:
             await _end(tasks)
 
-    async def _learn_context(self, model: ServedModel) -> None:
+    async def _learn_context(self, model: ServedModel) -> int:
         context = None
         try:
             await self._client.generate([0] * model.context, model=model.name, timeout=PROBE_TIMEOUT, max_tokens=1)
         except InvalidRequestError as error:
             context = context_of(error)
         self._contexts[_key(model)] = context or model.context
+        return self._contexts[_key(model)]
+
+    def _asked(self, key: Key, asking: "asyncio.Future[int]") -> None:
+        del self._asking[key]
+        if not asking.cancelled():
+            # Those who waited may all be gone, and asyncio would complain that nobody heard of a failure.
+            asking.exception()
 
     def _heed(self, model: ServedModel, error: ClientError) -> None:
         """Learn from a failure what it tells of an engine: its context, or that another one may come."""
@@ -177,7 +195,7 @@ class Upstream:
         )
 
 
-def _key(model: ServedModel) -> tuple[str, str]:
+def _key(model: ServedModel) -> Key:
     return model.name, model.fingerprint
 
 

@@ -1,0 +1,88 @@
+"""How Triton is asked, without one."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploykit.client import AsyncClient, Chunk, InvalidRequestError, UnavailableError
+from deploykit.client.testing import MockRequest, MockTransport, Reply
+from deploykit.gateway.catalogue import ServedModel
+from deploykit.gateway.upstream import Question, Upstream
+from deploykit.gateway.vocabulary import Vocabulary
+
+MODEL = ServedModel(
+    name="mock",
+    created=0,
+    context=512,
+    vocab_size=300,
+    fingerprint="fp",
+    tokenizer=None,
+    vocabulary=Vocabulary(None),
+    template=None,
+)
+TOO_LONG = InvalidRequestError("the prompt has 512 tokens, but the context of 200 leaves room for 199; shorten it")
+
+
+def question(*prompts: list[int]) -> Question:
+    return Question(model=MODEL, prompts=prompts, choices=1, sampling={}, request_id=None, trace={})
+
+
+def test_many_who_come_first_have_the_context_asked_for_once() -> None:
+    triton = MockTransport(TOO_LONG)
+
+    async def main() -> list[int]:
+        async with AsyncClient(transport=triton, tries=1) as client:
+            upstream = Upstream(client, timeout=5)
+            return await asyncio.gather(*[upstream.context(MODEL) for _ in range(20)])
+
+    assert asyncio.run(main()) == [200] * 20
+    assert len(triton.requests) == 1
+
+
+def test_whoever_leaves_does_not_take_the_answer_from_the_others() -> None:
+    triton = MockTransport(TOO_LONG)
+
+    async def main() -> int:
+        async with AsyncClient(transport=triton, tries=1) as client:
+            upstream = Upstream(client, timeout=5)
+            first, second = (asyncio.create_task(upstream.context(MODEL)) for _ in range(2))
+            await asyncio.sleep(0)
+            first.cancel()
+            return await second
+
+    assert asyncio.run(main()) == 200
+
+
+def test_a_triton_that_was_down_is_asked_again() -> None:
+    replies: list[Any] = [UnavailableError("down"), TOO_LONG]
+    triton = MockTransport(lambda _: replies.pop(0))
+
+    async def main() -> int:
+        async with AsyncClient(transport=triton, tries=1) as client:
+            upstream = Upstream(client, timeout=5)
+            refused = await asyncio.gather(*[upstream.context(MODEL) for _ in range(3)], return_exceptions=True)
+            assert [type(error) for error in refused] == [UnavailableError] * 3
+            return await upstream.context(MODEL)
+
+    assert asyncio.run(main()) == 200
+    assert not replies
+
+
+def test_a_failure_nobody_foresaw_ends_all_prompts_of_a_request() -> None:
+    def broken(request: MockRequest) -> Reply:
+        def pieces() -> Iterator[Any]:
+            yield Chunk(text="x", finish_reason=None, num_input_tokens=1, num_output_tokens=1)
+            if request.prompt == (2,):
+                raise ValueError("a bug")
+
+        return pieces()
+
+    async def main() -> None:
+        async with AsyncClient(transport=MockTransport(broken), tries=1) as client:
+            async for _ in Upstream(client, timeout=5).pieces(question([1], [2])):
+                pass
+
+    with pytest.raises(ValueError, match="a bug"):
+        asyncio.run(asyncio.wait_for(main(), 5))
