@@ -62,11 +62,12 @@ class HeartbeatWriter:
 
     def beat(self, state: State, open_requests: int) -> None:
         """Say that the backend is alive."""
-        _LAYOUT.pack_into(self._memory, 0, state, self._pid, self._load, time.monotonic_ns(), open_requests)
+        # Copied at once: `pack_into` zeroes all of it first, and who reads just then would take us for dead.
+        self._memory[: _LAYOUT.size] = _LAYOUT.pack(state, self._pid, self._load, time.monotonic_ns(), open_requests)
 
     def count(self, open_requests: int) -> None:
         """Say how many requests are open, which is no sign of life."""
-        _COUNT.pack_into(self._memory, _LAYOUT.size - _COUNT.size, open_requests)
+        self._memory[_LAYOUT.size - _COUNT.size :] = _COUNT.pack(open_requests)
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Say what runs and how, for whoever started it to show."""

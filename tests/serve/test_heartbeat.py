@@ -100,3 +100,23 @@ def test_a_process_that_nobody_has_waited_for_does_not_run() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not is_running(process.pid)
     assert not is_running(process.pid)
+
+
+def test_who_reads_while_it_is_written_sees_a_whole_one(tmp_path: Path) -> None:
+    """A half of one looks like a death, and the server would be started again with all that runs on it."""
+    code = (
+        "import sys; from pathlib import Path; from deploykit.serve.heartbeat import HeartbeatWriter, State\n"
+        "writer = HeartbeatWriter(Path(sys.argv[1]), 'm', load=1)\n"
+        "while True: writer.beat(State.SERVING, 3); writer.count(4)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as process:
+        try:
+            while not read_beats(tmp_path):
+                assert process.poll() is None
+            for _ in range(2000):
+                (beat,) = read_beats(tmp_path)
+                assert (beat.state, beat.pid, beat.load) == (State.SERVING, process.pid, 1)
+                assert beat.open_requests in (3, 4)
+                assert beat.age() < 60
+        finally:
+            process.kill()
