@@ -193,6 +193,9 @@ class AsyncTextStream:
         if step is RECEIVE:
             return await cast("AsyncCall", self._call).receive()
         if isinstance(step, Open):
+            if self._call is not None:
+                # Of an earlier try, which may have been refused without being ended.
+                self._call.cancel()
             self._call = self._connection.open(step.request, step.timeout)
         elif isinstance(step, Ask):
             return await self._connection.ask(step.request, step.timeout)

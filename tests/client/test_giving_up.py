@@ -1,10 +1,11 @@
-"""Giving up twice, or in an unlucky moment, and numbers of answers that no server takes."""
+"""Giving up: twice, in an unlucky moment, for another try; and numbers of answers that no server takes."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from openai_server import OpenAIService, run_gateway, trickle
+from openai_server import OpenAIService, plain, refusal, run_gateway, trickle
 
 from deploykit.client import AsyncClient, CancelledError, Client, ClientError, InvalidRequestError, UnavailableError
 from deploykit.client.testing import MockTransport
@@ -73,6 +74,35 @@ def test_a_client_is_closed_in_the_moment_in_which_a_piece_comes(turns: int) -> 
         server.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "event loop"])
+def test_another_try_ends_the_one_before(asynchronous: bool) -> None:
+    gateway = run_gateway(OpenAIService())
+
+    def answer(body: Any) -> Iterator[Any]:
+        if len(gateway.service.requests) > 1:
+            assert gateway.service.gone.wait(5)
+            yield from plain(body)
+            return
+        yield refusal("server_error", "not now", code="unavailable")
+        # A server that doesn't end what it has refused.
+        yield from trickle(body)
+
+    async def main() -> str:
+        async with AsyncClient(gateway.url, model="m") as client:
+            return (await client.open_stream("hi").completion()).text
+
+    gateway.service.answer = answer
+    try:
+        if asynchronous:
+            assert asyncio.run(main()) == "ab"
+        else:
+            with Client(gateway.url, model="m") as client:
+                assert client.generate("hi", stream=True).completion().text == "ab"
+    finally:
+        gateway.stop()
+    assert len(gateway.service.requests) == 2
 
 
 @pytest.mark.parametrize("n", [0, -1])
