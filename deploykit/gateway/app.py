@@ -32,6 +32,8 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
         description="OpenAI's API for the models that deploykit serves.",
         docs_url=None,
         redoc_url=None,
+        # Behind a proxy that speaks TLS they would lead to an address without, and a caller's key along with them.
+        redirect_slashes=False,
     )
     add_handlers(app)
     app.add_middleware(Failures)

@@ -241,7 +241,15 @@ def test_a_prompt_is_checked_before_it_is_tokenized_when_it_cannot_fit(gateway: 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/nothing", 404), ("POST", "/", 404), ("GET", "/v1/completions", 405), ("DELETE", "/v1/models", 405)],
+    [
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/", 404),
+        ("GET", "/v1/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        # No redirects: their address would be without TLS, whatever stands in front.
+        ("POST", "/v1/completions/", 404),
+        ("GET", "/health/", 404),
+    ],
 )
 def test_other_routes_and_methods_get_error_objects(gateway: Gateway, method: str, path: str, status: int) -> None:
     reply = gateway.http.request(method, path)
