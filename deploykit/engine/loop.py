@@ -159,8 +159,6 @@ class Loop:
             self._finish(answer, "error" if failure else "cancelled", failure)
         with suppress(Exception):
             self._hooks.on_step()
-        # Requests know the loop: it would go on with its memory for as long as that circle isn't found.
-        self._cancelled.clear()
 
     def _turn(self) -> None:
         """Schedule → run → sample → emit."""

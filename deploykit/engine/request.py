@@ -1,5 +1,6 @@
 """A request on its way: tokens go in, events come out."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -205,7 +206,8 @@ class Request:
 
     def __init__(self, answers: tuple[Answer, ...], *, on_cancel: "Callable[[Request], None]") -> None:
         self.answers: Final = answers
-        self._on_cancel: Final = on_cancel
+        # Weakly: who keeps a handle, or whose listener knows it, must not keep the memory of an engine that is closed.
+        self._on_cancel: Final = weakref.WeakMethod(on_cancel)
 
     @property
     def finished(self) -> bool:
@@ -214,5 +216,5 @@ class Request:
 
     def cancel(self) -> None:
         """End the request at the next step, from any thread; what has finished already isn't changed."""
-        if not self.finished:
-            self._on_cancel(self)
+        if not self.finished and (cancel := self._on_cancel()):
+            cancel(self)

@@ -19,7 +19,7 @@ from engines import SMALL, Ask, each, events_of, open_engine, poisoned, together
 import deploykit.engine.softmax as softmax_module
 from deploykit.artifact import Artifact
 from deploykit.config import EngineConfig
-from deploykit.engine import Engine, EngineError, Event, QueueFullError, SamplingParams
+from deploykit.engine import Engine, EngineError, Event, QueueFullError, Request, SamplingParams
 from deploykit.engine.concatenated import ConcatenatedDecoder
 from deploykit.engine.job import Change
 from deploykit.engine.softmax import Softmax
@@ -147,6 +147,28 @@ def test_an_engine_let_go_of_takes_its_memory_along(llama: Artifact) -> None:
     finally:
         gc.enable()
     assert {sample.value for sample in metrics.samples() if sample.name == "num_requests_running"} == {0}
+
+
+def test_a_handle_and_a_listener_that_knows_it_keep_no_memory_of_an_engine_let_go_of(llama: Artifact) -> None:
+    engine = open_engine(llama)
+    kept = weakref.ref(engine._loop._decoder)
+    handles: list[Request] = []
+
+    def listen(_: Event) -> None:
+        for handle in handles:
+            handle.cancel()
+
+    request = engine.submit("x", LONG, on_event=listen)
+    handles.append(request)
+    engine.close()
+    gc.disable()
+    try:
+        del engine, listen
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert request.finished
+    request.cancel()
 
 
 @pytest.mark.parametrize(
