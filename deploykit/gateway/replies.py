@@ -156,8 +156,8 @@ ERRORS: Responses = {
 }
 """What any route may answer instead."""
 
+# Without a schema: some tools hold it against each event, others against the whole body.
 _STREAM: dict[str, Any] = {
-    "schema": {"type": "string"},
     "example": 'data: {"id": "…", "choices": […]}\n\ndata: [DONE]\n\n',
 }
 STREAMED: Responses = {
