@@ -233,7 +233,7 @@ def test_a_silent_connection_to_triton_is_found_by_keepalive(whole: Stack) -> No
 def test_a_silent_connection_to_the_gateway_ends_with_the_deadline(whole: Stack) -> None:
     with wire_to(whole.port) as wire:
         url = f"http://127.0.0.1:{wire.port}"
-        error = silent_after_a_token(wire, Client(url, model="slow", timeout=2, api_key=KEY, tries=1))
+        error = silent_after_a_token(wire, Client(url, model="slow", timeout=1, api_key=KEY, tries=1))
         assert isinstance(error, DeadlineExceededError)
         assert error.text
         openai = OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=0.5)
@@ -244,7 +244,7 @@ def test_a_silent_connection_to_the_gateway_ends_with_the_deadline(whole: Stack)
 def test_a_gateway_whose_triton_falls_silent_answers_within_its_time_limit(whole: Stack) -> None:
     with (
         wire_to(int(whole.server.grpc_url.split(":")[-1])) as wire,
-        open_gateway(whole.models, f"127.0.0.1:{wire.port}", timeout=2) as gateway,
+        open_gateway(whole.models, f"127.0.0.1:{wire.port}", timeout=1) as gateway,
         gateway.openai() as openai,
     ):
         assert openai.completions.create(model="fast", prompt="x", max_tokens=1).choices
@@ -259,7 +259,7 @@ def test_a_gateway_whose_triton_falls_silent_answers_within_its_time_limit(whole
         assert caught.value.status_code == 504
         assert caught.value.type == "timeout_error"
         assert [model.id for model in openai.models.list()] == ["fast", "slow"]
-        print(f"\nTriton silent behind the gateway: heard after {time.monotonic() - begin:.2f} s, limit 2 s each")
+        print(f"\nTriton silent behind the gateway: heard after {time.monotonic() - begin:.2f} s, limit 1 s each")
 
 
 @pytest.mark.slow

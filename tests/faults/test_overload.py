@@ -152,7 +152,7 @@ def test_who_reads_nothing_is_cut_off_alone_and_memory_stays(whole: Stack) -> No
         until(lambda: whole.server.beats()["fast"].open_requests, 10)
         # Beside it, others are answered as ever.
         answers = 0
-        while whole.server.beats()["fast"].open_requests > 0 and answers < 200:
+        while whole.server.beats()["fast"].open_requests and answers < 200:
             assert openai.completions.create(model="slow", prompt="x", max_tokens=1).choices
             answers += 1
         gone = until(lambda: not whole.server.beats()["fast"].open_requests, 20)
