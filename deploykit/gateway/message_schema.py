@@ -7,7 +7,6 @@ Schema = dict[str, Any]
 _TEXT: Final[Schema] = {"type": "string"}
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
 _NAME: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_.:/-]{1,256}$"}
-_NAME_OR_NULL: Final[Schema] = {"anyOf": [_NAME, {"type": "null"}]}
 
 
 def _object(properties: Schema, *required: str, others: bool = False) -> Schema:
@@ -38,13 +37,13 @@ _CALL: Final = _object(
     "function",
 )
 _SPOKEN: Final = _object(
-    {"role": {"enum": ["system", "developer", "user"]}, "content": _CONTENT, "name": _NAME_OR_NULL}, "role", "content"
+    {"role": {"enum": ["system", "developer", "user"]}, "content": _CONTENT, "name": _TEXT_OR_NULL}, "role", "content"
 )
 _ANSWERED: Final = _object(
     {
         "role": {"const": "assistant"},
         "content": _CONTENT,
-        "name": _NAME_OR_NULL,
+        "name": _TEXT_OR_NULL,
         "refusal": _TEXT_OR_NULL,
         "reasoning_content": _TEXT_OR_NULL,
         "tool_calls": {"anyOf": [{"type": "array", "items": _CALL, "maxItems": 128}, {"type": "null"}]},
@@ -62,7 +61,7 @@ _CALLING: Final = _object(
     "tool_calls",
 )
 _RETURNED: Final = _object(
-    {"role": {"const": "tool"}, "content": _CONTENT, "name": _NAME_OR_NULL, "tool_call_id": _TEXT_OR_NULL},
+    {"role": {"const": "tool"}, "content": _CONTENT, "name": _TEXT_OR_NULL, "tool_call_id": _TEXT_OR_NULL},
     "role",
     "content",
 )
