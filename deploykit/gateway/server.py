@@ -17,13 +17,13 @@ from starlette.types import ASGIApp
 
 from deploykit.client import AsyncClient
 from deploykit.config import GatewayConfig
-from deploykit.errors import DeploykitError
+from deploykit.errors import ConfigError, DeploykitError
 from deploykit.gateway.app import create_app
 from deploykit.gateway.catalogue import Catalogue
 from deploykit.gateway.connection import Bounds, Connection
 from deploykit.gateway.keys import KeyRing
 from deploykit.gateway.logs import set_up, tell
-from deploykit.gateway.stack import guard
+from deploykit.gateway.stack import guard, tell_trouble
 from deploykit.gateway.tracing import Tracing, open_tracing
 from deploykit.listening import bracketed, listen, reachable
 from deploykit.signals import ENDING, Hangup, handling
@@ -118,9 +118,13 @@ def _uvicorn_config(app: ASGIApp, config: GatewayConfig) -> uvicorn.Config:
 async def _reload(catalogue: Catalogue, ring: KeyRing) -> None:
     try:
         ring.reload()
+    except ConfigError as error:
+        # Triton serves the models that have changed, whatever became of the keys.
+        tell_trouble(error)
+    try:
         changed = await asyncio.to_thread(catalogue.reload)
         tell("reloaded", models=changed)
-    except DeploykitError as error:
+    except (DeploykitError, OSError) as error:
         # Its message may hold a path, and names what is wrong: the supervisor's own line on stderr says that.
         tell("reload failed; what was offered before still is", error=error)
 

@@ -39,7 +39,7 @@ def guard(app: ASGIApp, config: GatewayConfig, ring: KeyRing, *, tracing: Tracin
     inner = Bodies(inner, most=config.max_body, timeout=config.body_timeout)
     inner = OpenRequests(inner, most=config.max_requests, open_paths=probed)
     keyless = probed if config.metrics == "open" else probed - {METRICS}
-    inner = Keys(inner, ring, open_paths=keyless, on_trouble=_tell_trouble)
+    inner = Keys(inner, ring, open_paths=keyless, on_trouble=tell_trouble)
     if config.cors_origins:
         inner = CORSMiddleware(
             inner,
@@ -52,7 +52,8 @@ def guard(app: ASGIApp, config: GatewayConfig, ring: KeyRing, *, tracing: Tracin
     return RequestIds(SlowReaders(inner, timeout=config.body_timeout))
 
 
-def _tell_trouble(error: ConfigError) -> None:
+def tell_trouble(error: ConfigError) -> None:
+    """Log what is wrong with the keys."""
     tell(f"{error}; the keys that counted before still do", level=logging.ERROR)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -291,6 +292,27 @@ def test_says_what_clients_and_models_come_to_in_few_series(running: Process) ->
     assert "m19" not in text
     assert len(text.splitlines()) < 200
     assert "_created" not in text
+
+
+def test_broken_keys_do_not_keep_changed_models_from_being_read(chatty: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(chatty / "model_repository", tmp_path / "models")
+
+    def models(process: Process) -> list[str]:
+        return [model["id"] for model in process.ask("GET", "/v1/models").json()["data"]]
+
+    with started(repository, tmp_path) as process:
+        assert models(process) == ["chatty"]
+        shutil.copytree(repository / "chatty", repository / "second")
+        process.keys.write_text("no key\n")
+        process.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 20
+        while models(process) != ["chatty", "second"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        said = [line["message"] for line in process.lines() if line["message"] != "request"]
+        assert len(said) == 2
+        assert "not a key" in said[0]
+        assert said[1] == "reloaded"
 
 
 def test_ends_well_and_soon_with_a_collector_that_never_answers(chatty: Path, tmp_path: Path) -> None:
