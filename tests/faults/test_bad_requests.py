@@ -169,6 +169,7 @@ RAW: Final[dict[str, tuple[set[int], bytes]]] = {
 """Connections byte by byte, and the statuses that may answer; `body_timeout` is 1 s here."""
 
 
+@pytest.mark.slow  # The same kinds go to the gateway's process alone in tests/gateway.
 @pytest.mark.parametrize(("statuses", "sent"), RAW.values(), ids=RAW)
 def test_a_connection_that_misbehaves(unharmed: Stack, statuses: set[int], sent: bytes) -> None:
     status, body = converse(unharmed.port, sent)

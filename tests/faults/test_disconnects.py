@@ -62,7 +62,15 @@ KINDS: Final[dict[str, tuple[str, dict[str, Any], int]]] = {
 """Requests over HTTP, and how many answers each runs."""
 
 
-@pytest.mark.parametrize(("path", "fields", "answers"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    ("path", "fields", "answers"),
+    [
+        pytest.param(
+            *asked, id=kind, marks=[] if kind in ("stream", "three prompts", "chat stream") else pytest.mark.slow
+        )
+        for kind, asked in KINDS.items()
+    ],
+)
 def test_a_request_over_http(whole: Stack, path: str, fields: dict[str, Any], answers: int) -> None:
     line = Line(whole, path, **fields)
     until(lambda: whole.load() == (answers, 0), 10)

@@ -78,7 +78,7 @@ def ask(document: Any, method: str, path: str, mode: GenerationMode, examples: i
 def test_a_few_of_each_kind(document: Any, method: str, path: str, mode: GenerationMode) -> None:
     if method == "GET" and mode is GenerationMode.NEGATIVE:
         pytest.skip("nothing in it can be wrong")
-    ask(document, method, path, mode, 8)
+    ask(document, method, path, mode, 5)
 
 
 @pytest.mark.slow
