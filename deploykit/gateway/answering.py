@@ -25,6 +25,8 @@ from deploykit.gateway.watch import RequestWatch, watch_of
 _NOBODY: Final = 499
 """Status of a response that nobody gets, as nginx counts it."""
 _TRACE: Final = ("traceparent", "tracestate")
+_LONGEST_TRACE: Final = 8192
+"""Characters of either that go on to the engine, which refuses more: a header that is none of the request's matter."""
 
 Written = Callable[[int, Choice], dict[str, Any]]
 """Returns a choice as a whole response has it."""
@@ -54,7 +56,10 @@ def trace_of(request: Request) -> dict[str, str]:
     return trace_headers() or {
         name: value
         for name in _TRACE
-        if (value := request.headers.get(name)) and value.isascii() and value.isprintable()
+        if (value := request.headers.get(name))
+        and len(value) <= _LONGEST_TRACE
+        and value.isascii()
+        and value.isprintable()
     }
 
 
