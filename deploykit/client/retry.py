@@ -28,7 +28,7 @@ class Budget:
 
     A bucket of tokens: each request adds a part of one, each further attempt takes one. It begins with a few, so that a
     short script may ask again, too, and the first requests add none until those are paid back. So of all its requests,
-    from the twentieth on, never more than 1.1 times as many are sent; what good times have saved, a bad moment may take.
+    from the twentieth on, never more than 1.1 times as many are sent; what was saved before, a bad moment may take.
     """
 
     def __init__(self) -> None:
