@@ -28,10 +28,14 @@ class KeyRing:
         """Read them.
 
         Raises:
-            ConfigError: the file can't be read or holds no key, or a line is none.
+            ConfigError: the file can't be read or holds no key, the variable alone is there and holds none, or a line is
+                no key.
         """
         self._file = file
         self._given = _parse(environment.get(VARIABLE, "").replace(",", "\n"), VARIABLE)
+        if file is None and VARIABLE in environment and not self._given:
+            # A secret that came out empty must not let everybody in.
+            raise ConfigError(f"{VARIABLE} is set but holds no key; give it one, or unset it to let everybody in")
         self._names: dict[bytes, str] = dict(self._given)
         self._seen: tuple[int, ...] | None = ()
         self.reload()

@@ -31,6 +31,13 @@ def test_lets_everybody_in_where_there_are_no_keys() -> None:
     assert asked(ring).status == 200
 
 
+@pytest.mark.parametrize("empty", ["", " ", ",", "# none yet"])
+def test_a_secret_that_came_out_empty_lets_nobody_in(tmp_path: Path, empty: str) -> None:
+    with pytest.raises(ConfigError, match=r"DEPLOYKIT_API_KEYS is set but holds no key; .*unset it"):
+        KeyRing(None, {VARIABLE: empty})
+    assert not KeyRing(key_file(tmp_path, GOOD), {VARIABLE: empty}).is_open
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_lets_in_who_has_a_key_under_its_name(tmp_path: Path, scheme: str) -> None:
     ring = KeyRing(key_file(tmp_path, f"# ours\n\nteam-a: {GOOD}\nother-key-12345\n"), {})
