@@ -28,8 +28,8 @@ class KeyRing:
         """Read them.
 
         Raises:
-            ConfigError: the file can't be read or holds no key, the variable alone is there and holds none, or a line is
-                no key.
+            ConfigError: the file can't be read or holds no key, the variable alone is there and is empty, or a line is
+                none.
         """
         self._file = file
         self._given = _parse(environment.get(VARIABLE, "").replace(",", "\n"), VARIABLE)
