@@ -58,6 +58,7 @@ class Upstream:
         self._contexts: dict[Key, int] = {}
         self._asking: dict[Key, asyncio.Future[int]] = {}
         """The questions for those that aren't known yet."""
+        self._probing: asyncio.Future[bool] | None = None
 
     async def context(self, model: ServedModel) -> int:
         """Return the tokens that prompt and answer may have together.
@@ -85,6 +86,13 @@ class Upstream:
 
     async def is_ready(self, models: Sequence[ServedModel]) -> bool:
         """Return whether Triton and each of the models are ready."""
+        if self._probing is None:
+            # One question for all who ask at a time: whoever has no key may, too, and as often as they like.
+            self._probing = asyncio.ensure_future(self._probe(models))
+            self._probing.add_done_callback(self._probed)
+        return await asyncio.shield(self._probing)
+
+    async def _probe(self, models: Sequence[ServedModel]) -> bool:
         try:
             if not (await self._client.health()).ready:
                 return False
@@ -92,6 +100,9 @@ class Upstream:
         except ClientError:
             return False
         return ready.issuperset(model.name for model in models)
+
+    def _probed(self, _probing: "asyncio.Future[bool]") -> None:
+        self._probing = None
 
     async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of all answers as they come; closing the generator cancels them.
