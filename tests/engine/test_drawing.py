@@ -115,7 +115,7 @@ def test_few_tokens_are_kept_with_the_probabilities_of_transformers(logits: Row,
 
 
 @settings(max_examples=40, deadline=None)
-@given(logits=rows(sizes=(7, 64, 65, 150)), warp=WARPS)
+@given(logits=rows(sizes=(7, 64, 65, 150, 700)), warp=WARPS)
 def test_a_token_is_drawn_from_all_just_where_transformers_keeps_it(logits: Row, warp: Warp) -> None:
     warp = Warp(temperature=warp.temperature, top_k=None, top_p=warp.top_p, min_p=warp.min_p)
     assume(not near_an_edge(logits, warp, EDGE))
