@@ -7,7 +7,7 @@ chat_template.json "chat_template"     of processors, where nothing else is ther
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ class Sources:
     """By name: `default`, `tool_use`, `rag`, or what the checkpoint calls them."""
     specials: Mapping[str, str]
     """Special tokens by the names that templates know them by, such as `bos_token`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """By the template's name: the file that holds it, relative to the folder."""
 
 
 def read_sources(folder: Path) -> Sources | None:
@@ -40,21 +42,27 @@ def read_sources(folder: Path) -> Sources | None:
         ArtifactError: a file can't be read, or isn't what its name says.
     """
     config = _read_object(folder / _CONFIG)
-    templates = _template_files(folder)
+    found = _template_files(folder)
+    templates = {name: _read_text(file) for name, file in found.items()}
     if not templates:
         templates = _named(config.get("chat_template"), folder / _CONFIG)
+        found = dict.fromkeys(templates, folder / _CONFIG)
     if not templates:
-        templates = _named(_read_object(folder / OLD_TEMPLATE_FILE).get("chat_template"), folder / OLD_TEMPLATE_FILE)
+        file = folder / OLD_TEMPLATE_FILE
+        templates = _named(_read_object(file).get("chat_template"), file)
+        found = dict.fromkeys(templates, file)
     if not templates:
         return None
-    return Sources(templates=templates, specials=_specials(config, folder))
+    files = {name: file.relative_to(folder).as_posix() for name, file in found.items()}
+    return Sources(templates=templates, specials=_specials(config, folder), files=files)
 
 
-def _template_files(folder: Path) -> dict[str, str]:
+def _template_files(folder: Path) -> dict[str, Path]:
+    """Return the files of which each is a template, by the templates' names."""
     files = {file.stem: file for file in sorted(folder.joinpath(TEMPLATE_FOLDER).glob("*.jinja"))}
     if (folder / TEMPLATE_FILE).exists():
         files.setdefault(DEFAULT, folder / TEMPLATE_FILE)
-    return {name: _read_text(file) for name, file in files.items()}
+    return files
 
 
 def _named(found: object, file: Path) -> dict[str, str]:

@@ -28,6 +28,10 @@ _KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "TZ")
 """All that the process sees of the environment: where libpython may be, and what time it is."""
 
 
+class TemplateRefusalError(RequestError):
+    """The template itself refuses the messages, by `raise_exception`."""
+
+
 class Worker:
     """One process with templates compiled; for one thread at a time."""
 
@@ -80,7 +84,7 @@ class Worker:
         """
         letter, text = self._exchange(frame, self._limits.wall_seconds)
         if letter == b"r":
-            raise RequestError(f"the model's chat template refuses these messages: {text}")
+            raise TemplateRefusalError(f"the model's chat template refuses these messages: {text}")
         if letter == b"f":
             raise RequestError(f"the model's chat template fails on these messages: {text}")
         if letter != b"t":

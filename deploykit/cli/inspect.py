@@ -72,9 +72,17 @@ def _texts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if tokenizer:
         specials = ", ".join(f"{name} {text!r}" for name, text in tokenizer["special_tokens"].items())
-        chat = "chat template" if tokenizer["chat_template"] else "no chat template"
-        rows.append(("tokenizer", f"{_bytes(tokenizer['bytes'])}, {chat}; {specials or 'no special tokens'}"))
+        rows.append(("tokenizer", f"{_bytes(tokenizer['bytes'])}; {specials or 'no special tokens'}"))
+        rows.append(("chat", _chat(tokenizer)))
     return [(name, text) for name, text in rows if text]
+
+
+def _chat(tokenizer: Mapping[str, Any]) -> str:
+    """Return the chat templates, each with its file; the names are the checkpoint's words."""
+    if tokenizer["chat_template_problem"]:
+        return click.style(console.printable(tokenizer["chat_template_problem"]), fg="red")
+    templates = [f"{name}{_in(file)}" for name, file in tokenizer["chat_templates"].items()]
+    return console.printable(f"template {', '.join(templates)}") if templates else "no chat template"
 
 
 def _in(file: str | None) -> str:

@@ -14,7 +14,7 @@ from deploykit.config import ConvertConfig
 from deploykit.convert.builder import StreamedTensor
 from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
 from deploykit.convert.fused import build_fused, fused_layers, fused_stretch, why_not_fused
-from deploykit.convert.sidecars import special_ids, write_sidecars
+from deploykit.convert.sidecars import check_chat_templates, special_ids, write_sidecars
 from deploykit.draft import Draft, check_target, draft
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress, silent
@@ -41,7 +41,7 @@ def convert(
         progress: told how much is written.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged or unsafe to read.
+        CheckpointError: the checkpoint is missing, damaged or unsafe to read, or a chat template of it is broken.
         UnsupportedModelError: its model can't be converted, or not by the method asked for.
         OutputError: `out` exists, or can't be written.
     """
@@ -54,6 +54,7 @@ def convert(
     reason = "the method was chosen" if config.method == "traced" else why_not_fused(source.config)
     if reason and config.method == "fused":
         raise UnsupportedModelError(f"{source.folder}: no fused graph, since {reason}; use --method auto or traced")
+    check_chat_templates(source, progress)
     with draft(out, overwrite=overwrite) as sheet:
         if reason:
             model, spec = _trace(source, config, progress)

@@ -5,10 +5,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from deploykit.card import CARD, new_card
+from deploykit.chat_template.trial import find_faults
 from deploykit.convert.checkpoint import CHAT_TEMPLATES, Checkpoint
 from deploykit.convert.weights import read_json
 from deploykit.draft import Draft
-from deploykit.errors import CheckpointError
+from deploykit.errors import ArtifactError, CheckpointError, EngineError, MissingExtraError, QueueFullError
+from deploykit.progress import Progress
 from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec
 
 TOKENIZER_FILES: Final = (
@@ -26,6 +28,7 @@ SLOW_TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.
 LICENCES: Final = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY.md")
 """Files that travel along byte for byte."""
 _SPECIALS: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
+_CHECKING: Final = "checking the chat template"
 
 
 def special_ids(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -49,6 +52,35 @@ def special_ids(checkpoint: Checkpoint) -> dict[str, Any]:
             )
     kept = {name: None if value == -1 else value for name, value in ids.items()}
     return {**kept, "eos_token_ids": tuple(end for end in ends if end >= 0)}
+
+
+def check_chat_templates(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Say before the work, not when somebody chats, that a chat template is broken.
+
+    Args:
+        checkpoint: whose templates are compiled and render a small conversation.
+        progress: told what is wrong with one that compiles; other conversations may suit it.
+
+    Raises:
+        CheckpointError: a template can't be read or doesn't compile.
+    """
+    notes = []
+    try:
+        for fault in find_faults(checkpoint.folder):
+            if not fault.compiles:
+                raise CheckpointError(
+                    f"{checkpoint.folder / fault.file}: {fault.reason}; correct the template, or remove it to export "
+                    "the model without one"
+                )
+            notes.append(f"{fault.file}: {fault.reason}")
+    except ArtifactError as error:
+        raise CheckpointError(str(error)) from None
+    except (EngineError, MissingExtraError, QueueFullError) as error:
+        # The model may well be served elsewhere.
+        notes.append(f"not checked: {error}")
+    if notes:
+        progress(_CHECKING, 0, 1)
+        progress(_CHECKING, 1, 1, "; ".join(notes))
 
 
 def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec, *, hub_id: str | None = None) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.artifact import MANIFEST, Artifact
+from deploykit.chat_template.trial import Fault, find_faults
 from deploykit.doctor.finding import Finding, ok
 from deploykit.doctor.repository import find_models
 from deploykit.doctor.target import Device, Target
-from deploykit.errors import ArtifactError
+from deploykit.errors import ArtifactError, EngineError, MissingExtraError, QueueFullError
 from deploykit.spec import HALF, VARIANT_FILES, Precision
 
 
@@ -81,3 +82,25 @@ def check_artifact(artifact: Artifact, precision: Precision, target: Target) -> 
         yield Finding(level="warning", what="tokenizer", found="no tokenizer.json: it can't take text", remedy=remedy)
     else:
         yield ok("tokenizer", f"{artifact.tokenizer.name}, {artifact.tokenizer.stat().st_size:,} bytes")
+    yield from _check_chat(artifact.path)
+
+
+def _check_chat(folder: Path) -> Iterator[Finding]:
+    """Yield what is wrong with the chat templates; nothing where all is well, or where there are none."""
+    what = "chat template"
+    try:
+        for fault in find_faults(folder):
+            yield _chat_fault(fault)
+    except ArtifactError as error:
+        yield Finding(level="error", what=what, found=str(error), remedy="")
+    except (EngineError, MissingExtraError, QueueFullError) as error:
+        yield Finding(level="note", what=what, found=f"not tried: {error}")
+
+
+def _chat_fault(fault: Fault) -> Finding:
+    found = f"{fault.file}: {fault.reason}"
+    if fault.compiles:
+        remedy = "chat with it and see: another conversation may suit it; if none does, correct it in the checkpoint"
+        return Finding(level="warning", what="chat template", found=found, remedy=remedy)
+    remedy = "correct it in the checkpoint and export again: the gateway doesn't start with it"
+    return Finding(level="error", what="chat template", found=found, remedy=remedy)

@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from deploykit.chat_template.sources import read_sources
+from deploykit.errors import ArtifactError
+
 _FRONT: Final = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 _LARGEST: Final = 1 << 20
 """Bytes of a text that are read: a card's front matter is at its top."""
@@ -46,7 +49,7 @@ def _first_line(file: Path) -> str | None:
 
 
 def describe_tokenizer(folder: Path) -> dict[str, Any] | None:
-    """Return a tokenizer's size, special tokens, and whether it has a chat template; None where there is none."""
+    """Return a tokenizer's size, special tokens and chat templates; None where there is none."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
@@ -56,8 +59,18 @@ def describe_tokenizer(folder: Path) -> dict[str, Any] | None:
         "file": file.name,
         "bytes": file.stat().st_size,
         "special_tokens": {name: _token(mapped[name]) for name in _SPECIALS if mapped.get(name)},
-        "chat_template": bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file(),
+        **_chat_templates(folder),
     }
+
+
+def _chat_templates(folder: Path) -> dict[str, Any]:
+    """Return whether there are chat templates, and the file of each by its name."""
+    try:
+        sources = read_sources(folder)
+    except ArtifactError as error:
+        return {"chat_template": False, "chat_templates": {}, "chat_template_problem": str(error)}
+    files = dict(sources.files) if sources else {}
+    return {"chat_template": bool(files), "chat_templates": files, "chat_template_problem": None}
 
 
 def _token(value: Any) -> str:

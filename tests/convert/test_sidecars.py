@@ -70,6 +70,50 @@ def test_no_chat_template_is_lost(folder: Path) -> None:
     assert served.specials["eos_token"] == "</s>"
 
 
+BROKEN = "{% for m in messages %}{{ m.content"
+REFUSES = "{{ raise_exception('one message alone') if messages|length > 1 }}"
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json"]
+)
+def test_a_broken_chat_template_ends_the_conversion_before_its_work(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"chat_template": BROKEN}) if name.endswith("json") else BROKEN)
+    with pytest.raises(
+        CheckpointError, match=r"can't be compiled: TemplateSyntaxError: .* \(line 1\); correct"
+    ) as caught:
+        convert(folder, folder.parent / "out")
+    assert str(caught.value).startswith(f"{folder / name}: ")
+    assert "\n" not in str(caught.value)
+    assert not (folder.parent / "out").exists()
+
+
+def test_a_chat_template_of_an_unknown_form_is_a_checkpoint_error(folder: Path) -> None:
+    (folder / "chat_template.json").write_text('{"chat_template": 5}')
+    with pytest.raises(CheckpointError, match=r"chat_template\.json: .* is neither a text nor a list"):
+        convert(folder, folder.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (REFUSES, ""),
+        ("{{ messages[1].name.first }}", "chat_template.jinja: the model's chat template fails on these messages"),
+    ],
+)
+def test_a_chat_template_may_refuse_and_one_that_fails_is_told(folder: Path, template: str, said: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    notes: list[str] = []
+    artifact = convert(
+        folder, folder.parent / "out", progress=lambda what, _done, _total, note="": notes.append(f"{what}|{note}")
+    )
+    assert "chat_template.jinja" in artifact.manifest.files
+    told = "".join(note.partition("|")[2] for note in notes if note.startswith("checking the chat template"))
+    assert said in told
+    assert bool(said) == bool(told)
+
+
 def test_config_says_which_file_has_external_data(folder: Path) -> None:
     config = data(convert(folder, folder.parent / "out"), "config.json")
     assert config.pop("transformers.js_config") == {"use_external_data_format": {"model.onnx": 1}}

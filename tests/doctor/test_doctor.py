@@ -55,6 +55,36 @@ def test_a_changed_file_is_found(artifact: Artifact, tmp_path: Path) -> None:
     assert any("not an ONNX file" in text for text in errors(doctor(copy, CONTRACT)))
 
 
+@pytest.mark.parametrize(
+    ("template", "level", "said"),
+    [
+        (
+            "{% for m in messages %}{{ m.content",
+            "error",
+            "chat_template.jinja: the model's chat template can't be compiled",
+        ),
+        ("{{ messages[0].name.first }}", "warning", "chat_template.jinja: the model's chat template fails on"),
+        ("{{ raise_exception('no') }}", "ok", ""),
+        ("{{ messages[0].content }}", "ok", ""),
+    ],
+)
+def test_a_chat_template_is_tried(artifact: Artifact, tmp_path: Path, template: str, level: str, said: str) -> None:
+    with draft(tmp_path / "copy") as sheet:
+        sheet.carry(artifact)
+        sheet.file("chat_template.jinja").write_text(template)
+        copy = sheet.commit(artifact.manifest)
+    report = doctor(copy.path, CONTRACT, release="26.07")
+    found = [f for section in report.sections for f in section.findings if f.what == "chat template"]
+    assert [f.level for f in found] == [level] * (level != "ok")
+    assert all(f.found.startswith(said) and f.remedy for f in found)
+
+
+def test_chat_templates_of_an_unknown_form_are_an_error(artifact: Artifact, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(artifact.path, tmp_path / "copy"))
+    (copy / "chat_template.json").write_text('{"chat_template": 5}')
+    assert any("is neither a text nor a list" in text for text in errors(doctor(copy, CONTRACT)))
+
+
 def test_a_precision_that_is_not_there(artifact: Artifact) -> None:
     assert any(
         "no int4 graph, only fp32, int8" in text for text in errors(doctor(artifact.path, CONTRACT, precision="int4"))

@@ -73,6 +73,44 @@ def test_counts_shared_bytes_once_and_tells_the_bits(artifact: Artifact) -> None
     assert small["quantized"] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("files", "templates", "shown"),
+    [
+        (
+            {"chat_template.jinja": "a", "additional_chat_templates/rag.jinja": "b"},
+            {"default": "chat_template.jinja", "rag": "additional_chat_templates/rag.jinja"},
+            "template rag (additional_chat_templates/rag.jinja), default (chat_template.jinja)",
+        ),
+        (
+            {"tokenizer_config.json": '{"chat_template": [{"name": "tool_use", "template": "a"}]}'},
+            {"tool_use": "tokenizer_config.json"},
+            "template tool_use (tokenizer_config.json)",
+        ),
+        (
+            {"chat_template.json": '{"chat_template": "a"}'},
+            {"default": "chat_template.json"},
+            "template default (chat_template.json)",
+        ),
+        ({}, {}, "no chat template"),
+        ({"chat_template.json": '{"chat_template": 5}'}, {}, "is neither a text nor a list"),
+    ],
+)
+def test_names_chat_templates_of_every_form(
+    artifact: Artifact, tmp_path: Path, files: dict[str, str], templates: dict[str, str], shown: str
+) -> None:
+    for name in ("tokenizer.json", "onnx/model.onnx", "onnx/model.onnx_data"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(artifact.path / name, tmp_path / name)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    tokenizer = inspect(tmp_path)["tokenizer"]
+    assert tokenizer["chat_templates"] == templates
+    assert tokenizer["chat_template"] == bool(templates)
+    assert bool(tokenizer["chat_template_problem"]) == ("neither" in shown)
+    assert shown in CliRunner().invoke(commands, ["inspect", str(tmp_path)]).output
+
+
 def test_tells_card_and_licence(artifact: Artifact) -> None:
     card = inspect(artifact.path)["card"]
     assert (card["licence"], card["base_model"], card["licence_file"]) == ("apache-2.0", "someone/base", "LICENSE")
