@@ -18,6 +18,7 @@ class Status:
 
     code: int
     content: Any
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Cut:
@@ -106,12 +107,13 @@ class _Handler(BaseHTTPRequestHandler):
         events = self.service.answer(body)
         if not body["stream"]:
             first = next(events)
-            self._whole(*((first.code, first.content) if isinstance(first, Status) else (200, first)))
+            status = first if isinstance(first, Status) else Status(200, first)
+            self._whole(status.code, status.content, status.headers)
             return
         begun = False
         for event in events:
             if isinstance(event, Status):
-                self._whole(event.code, event.content)
+                self._whole(event.code, event.content, event.headers)
                 return
             if not begun:
                 self.send_response(200)
@@ -129,9 +131,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
-    def _whole(self, status: int, content: Any) -> None:
+    def _whole(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()

@@ -10,7 +10,13 @@ from typing import Any, Final
 
 from deploykit.client.answer import Answer
 from deploykit.client.dialect import Text, is_chat, read_prompt
-from deploykit.client.errors import DeadlineExceededError, InvalidRequestError, NotFoundError, UnavailableError
+from deploykit.client.errors import (
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from deploykit.client.exchange import Answering, Asking, Attempts, Request, receive
 from deploykit.client.retry import TRIES, Budget
 from deploykit.client.sampling import plain_parameters
@@ -106,7 +112,24 @@ class Core:
             name = yield from self._only_model(attempts)
         self._dialect.name_model(request, name)
         reader = self._dialect.text_reader(request)
-        yield from receive(request, attempts, reader=reader, answer=answer, url=self.url)
+        try:
+            yield from receive(request, attempts, reader=reader, answer=answer, url=self.url)
+        except NotFoundError as fault:
+            raise (yield from self._missing(name, attempts, fault)) from None
+
+    def _missing(self, name: str, attempts: Attempts, fault: NotFoundError) -> Asking[NotFoundError]:
+        """Return what is said where a model isn't there: with those that are."""
+        try:
+            models = yield from self._dialect.models(attempts, {})
+        except ClientError:
+            return fault
+        names = sorted({model.name for model in models if model.ready})
+        if not names or name in names:
+            # It isn't the model that is missing, but a version of it.
+            return fault
+        return NotFoundError(
+            f"{self.url}: no model {name!r} there; there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+        )
 
     def _only_model(self, attempts: Attempts) -> Asking[str]:
         models = yield from self._dialect.models(attempts, {})

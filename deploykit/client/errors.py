@@ -67,6 +67,11 @@ class UnavailableError(ClientError):
         ```
     """
 
+    def __init__(self, message: str, *, text: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, text=text)
+        self.retry_after = retry_after
+        """Seconds in which the server wants no further try, where it says so."""
+
 
 class DeadlineExceededError(ClientError):
     """The call's `timeout` ran out; the server has dropped the request, too.

@@ -93,16 +93,17 @@ class Attempts:
         """Seconds until the deadline; gRPC takes 0 and less for one that has passed."""
         return self.deadline - time.monotonic()
 
-    def pause(self) -> float | None:
-        """Return the seconds to wait before the next attempt; None where there must be none."""
+    def pause(self, least: float = 0.0) -> float | None:
+        """Return the seconds to wait before the next attempt, `least` at least; None where there must be none."""
         wait = next(self._waits, None)
-        if wait is None or wait >= self.left or not self.budget.spend():
+        # What the server asks for comes before the random part: all who were refused together wait differently long.
+        if wait is None or least + wait >= self.left or not self.budget.spend():
             return None
-        return wait
+        return least + wait
 
     def wait_after(self, fault: ClientError) -> "Wait":
         """Return the pause before the next attempt after a fault; the fault itself is raised where there is none."""
-        pause = self.pause()
+        pause = self.pause(getattr(fault, "retry_after", None) or 0.0)
         if pause is None:
             # The message says it all; the frames of the transport add nothing.
             raise fault from None

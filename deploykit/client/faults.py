@@ -71,6 +71,18 @@ _TEXTS: Final = (
 _RESTRICTED: Final = "This protocol is restricted"
 """How Triton begins to say that a call is for administrators; its status code is UNAVAILABLE."""
 
+_NO_GRPC: Final = re.compile(r"HTTP/2|SETTINGS frame|HTTP/1|http2 header with status", re.IGNORECASE)
+"""How gRPC says that something else is spoken there."""
+_NOT_REACHED: Final = re.compile(r"failed to connect to all addresses|Failed to connect to remote host")
+"""How gRPC begins to say that nobody answers; what follows is about the last of several addresses."""
+_REASONS: Final = (
+    (re.compile("Connection refused"), "connection refused"),
+    (re.compile("Name or service not known|name resolution|DNS resolution failed"), "no such host"),
+    (re.compile("No route to host|Network is unreachable"), "no way to that host"),
+    (re.compile("SSL|TLS|[Hh]andshake|certificate"), "TLS fails"),
+)
+_KEY: Final = "a client's api_key=, a command's DEPLOYKIT_API_KEY"
+
 _STATUS_PREFIX: Final = re.compile(r"([A-Z][A-Z_]+): (.+)", re.DOTALL)
 _REQUEST_ID: Final = re.compile(r"^\[request id: [^\]]*\] ")
 
@@ -86,10 +98,25 @@ def fault_of_status(status: str, details: str, *, url: str) -> ClientError:
     kind = PermissionDeniedError if details.startswith(_RESTRICTED) else _BY_STATUS.get(status, ServerError)
     said = " ".join(details.split()) or status
     if kind is UnavailableError:
-        return UnavailableError(f"{url}: unavailable: {said}; check that the server runs there and speaks gRPC")
+        return _unavailable(said, url=url)
     if kind is DeadlineExceededError:
         return DeadlineExceededError(f"{url}: no complete answer within the timeout; allow more with timeout=")
     return kind(f"{url}: {said}")
+
+
+def _unavailable(said: str, *, url: str) -> UnavailableError:
+    if _NO_GRPC.search(said):
+        bare = url.rpartition("://")[2].lstrip("/")
+        return UnavailableError(
+            f"{url}: no gRPC is spoken there; the gateway is http://{bare}, and Triton's gRPC port usually 8001"
+        )
+    if _NOT_REACHED.search(said):
+        reason = next((reason for pattern, reason in _REASONS if pattern.search(said)), "nobody answers")
+        return UnavailableError(
+            f"{url}: unavailable: {reason}; check that the server runs there, and that this is Triton's gRPC "
+            "port, usually 8001 (the gateway's address begins with http://)"
+        )
+    return UnavailableError(f"{url}: unavailable: {said}; check that the server runs there and speaks gRPC")
 
 
 def fault_of_message(message: str) -> ClientError:
@@ -108,25 +135,40 @@ def fault_of_message(message: str) -> ClientError:
     return ServerError(text)
 
 
-def fault_of_response(status: int, error: object, *, url: str) -> ClientError:
+def fault_of_response(status: int, error: object, *, url: str, retry_after: float | None = None) -> ClientError:
     """Return the error for an HTTP response, or for an error object in a stream, where `status` is 200.
 
     Args:
         status: the response's status.
         error: OpenAI's error object, if the response has one.
         url: the server, as the user named it.
+        retry_after: seconds in which it wants no further try, where it says so.
     """
     told = error if isinstance(error, dict) else {}
     kind = _BY_CODE.get(str(told.get("code"))) or _BY_TYPE.get(str(told.get("type")))
     if status in _BY_HTTP or kind is None:
         kind = _BY_HTTP.get(status, InvalidRequestError if 400 <= status < 500 else ServerError)
     message = told.get("message")
-    said = " ".join(str(message).split()) if message else f"HTTP status {status}"
+    said = " ".join(str(message).split()) if message else _unexplained(status)
+    if status == 401:
+        said += f" ({_KEY})"
+    if kind is UnavailableError:
+        return UnavailableError(f"{url}: {said}", retry_after=retry_after)
     return kind(said if kind is InvalidRequestError and message else f"{url}: {said}")
+
+
+def _unexplained(status: int) -> str:
+    if status in (400, 404, 405):
+        return (
+            f"OpenAI's API isn't there (HTTP status {status}); give the gateway's address. Of Triton itself, 8000 is "
+            "usually HTTP, which isn't spoken here, and HOST:8001 gRPC"
+        )
+    return f"HTTP status {status}"
 
 
 def in_mid_stream(fault: ClientError, *, text: str, tokens: int) -> ClientError:
     """Return what `fault` means once a part of the answer has arrived."""
+    came = f"after {tokens} token{'' if tokens == 1 else 's'}"
     if isinstance(fault, DeadlineExceededError | CancelledError):
-        return type(fault)(f"{fault} (after {tokens} tokens)", text=text)
-    return StreamBrokenError(f"the stream broke after {tokens} tokens: {fault}", text=text)
+        return type(fault)(f"{fault} ({came})", text=text)
+    return StreamBrokenError(f"the stream broke {came}: {fault}", text=text)

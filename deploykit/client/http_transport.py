@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -200,7 +201,7 @@ class AsyncHttpCall:
     async def _whole(self, response: httpx2.Response) -> Response:
         await response.aread()
         await self.end()
-        return Response(response.status_code, response.text)
+        return Response(response.status_code, response.text, _seconds(response.headers.get("retry-after", "")))
 
     def _fault(self, error: Exception) -> ClientError:
         if self._cancelled:
@@ -211,6 +212,11 @@ class AsyncHttpCall:
             )
         said = " ".join(str(error).split()) or type(error).__name__
         return UnavailableError(f"{self._url}: unavailable: {said}; check that the gateway runs there")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Return what the header says in seconds; in its other form, a date, it isn't read: clocks differ."""
+    return float(retry_after) if re.fullmatch(r"\d{1,6}", retry_after.strip(), re.ASCII) else None
 
 
 def _host(url: str) -> str:

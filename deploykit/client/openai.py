@@ -33,6 +33,8 @@ class Response:
 
     status: int
     text: str
+    retry_after: float | None = None
+    """Seconds in which the server wants no further try, where it says so."""
 
 
 class OpenAIDialect:
@@ -176,14 +178,15 @@ def _content(url: str, message: Response | str) -> Any:
     Raises:
         ClientError: an error, or no JSON.
     """
-    status, text = (message.status, message.text) if isinstance(message, Response) else (200, message)
+    response = message if isinstance(message, Response) else Response(200, message)
+    status, text = response.status, response.text
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     error = content.get("error") if isinstance(content, dict) else None
     if status != 200 or error is not None:
-        raise fault_of_response(status, error, url=url)
+        raise fault_of_response(status, error, url=url, retry_after=response.retry_after)
     if not isinstance(content, dict):
         raise _strange(url, ValueError("no JSON object"))
     return content

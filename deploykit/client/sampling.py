@@ -1,7 +1,7 @@
 """How a text is generated: the parameters of a request."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from deploykit.client.errors import InvalidRequestError
 
@@ -84,6 +84,12 @@ class Options(Sampling, total=False):
     """`traceparent` and `tracestate` (W3C) to send; where not given, those of OpenTelemetry's current span."""
 
 
+_NUMBERS: Final = frozenset(
+    {"max_tokens", "temperature", "top_k", "top_p", "seed", "min_tokens", "min_p", "repetition_penalty"}
+    | {"presence_penalty", "frequency_penalty", "n", "logprobs", "priority", "stream_interval"}
+)
+
+
 def plain_parameters(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that were given, as JSON can hold them.
 
@@ -117,6 +123,9 @@ def _plain(name: str, value: object) -> object:
         return [_plain(name, token) for token in value]
     if name == "logit_bias" and isinstance(value, Mapping):
         return {str(token): _plain(name, bias) for token, bias in value.items()}
+    if name in _NUMBERS and isinstance(value, str):
+        # Triton would take it for the number that it spells, and the gateway refuse it.
+        raise InvalidRequestError(f"{name} must be a number, got the text {value[:20]!a}")
     if not isinstance(value, str | int | float):
         raise InvalidRequestError(f"{name} must be a plain number, bool or str, got {type(value).__name__}")
     return value

@@ -152,7 +152,7 @@ class Model:
 
     name: str
     version: str
-    """Empty where unknown."""
+    """Empty where unknown: OpenAI's HTTP names none."""
     ready: bool
     reason: str
     """Why it isn't ready; empty where unknown."""

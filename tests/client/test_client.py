@@ -413,3 +413,24 @@ def test_tls_is_spoken_where_asked_for(running: Running) -> None:
     with Client(f"grpcs://{running.url}") as client:
         # The server speaks no TLS, so the handshake fails.
         assert not client.is_ready(timeout=2)
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(running: Running) -> None:
+    running.service.answer = lambda request, context: iter(
+        [error(f"Request for unknown model: '{request.model_name}' is not found")]
+    )
+    running.service.models = [("writer", "1", "READY"), ("other", "2", "READY"), ("gone", "1", "UNAVAILABLE")]
+    with Client(running.url, timeout=10) as client:
+        with pytest.raises(NotFoundError) as caught:
+            client.generate("hi", model="nope")
+        assert str(caught.value) == f"{running.url}: no model 'nope' there; there are other, writer"
+        with pytest.raises(NotFoundError, match="unknown model: 'writer'"):
+            client.generate("hi", model="writer")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "temperature", "seed", "n"])
+def test_a_text_is_no_number(name: str) -> None:
+    # Triton reads the number in it, and the gateway doesn't: neither is asked.
+    for url in ("127.0.0.1:1", "http://127.0.0.1:1"):
+        with Client(url, model="m") as client, pytest.raises(InvalidRequestError, match=f"{name} must be a number"):
+            client.generate("hi", **{name: "3"})  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ from deploykit.client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
-from deploykit.client.faults import fault_of_message, fault_of_status, in_mid_stream
+from deploykit.client.faults import fault_of_message, fault_of_response, fault_of_status, in_mid_stream
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,40 @@ def test_each_error_ends_a_command_with_10() -> None:
     kinds = [getattr(errors, name) for name in errors.__all__]
     assert {kind.exit_code for kind in kinds} == {10}
     assert all(kind.__name__ in (errors.__doc__ or "") for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            "ipv4:127.0.0.1:9000: Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame)",
+            "no gRPC is spoken there; the gateway is http://localhost:9000, and Triton's gRPC port usually 8001",
+        ),
+        (
+            "ipv6:%5B::1%5D:9000: Failed to connect to remote host: connect: Connection refused (111)",
+            "unavailable: connection refused; check that the server runs there, and that this is Triton's",
+        ),
+    ],
+)
+def test_a_wrong_port_says_which_is_right(details: str, said: str) -> None:
+    details = f"failed to connect to all addresses; last error: INTERNAL: {details}"
+    fault = fault_of_status("UNAVAILABLE", details, url="localhost:9000")
+    assert str(fault).startswith(f"localhost:9000: {said}")
+    assert "ipv" not in str(fault)
+
+
+def test_http_that_is_no_gateways_says_where_the_gateway_is_to_be_found() -> None:
+    for error in (None, "Not Found"):
+        fault = fault_of_response(404, error, url="http://localhost:8000")
+        assert type(fault) is NotFoundError
+        assert "OpenAI's API isn't there (HTTP status 404); give the gateway's address" in str(fault)
+
+
+def test_who_has_no_key_is_told_where_it_goes() -> None:
+    fault = fault_of_response(401, {"message": "a key, please", "type": "invalid_request_error"}, url="http://here")
+    assert type(fault) is PermissionDeniedError
+    assert str(fault) == "http://here: a key, please (a client's api_key=, a command's DEPLOYKIT_API_KEY)"
+
+
+def test_one_token_is_one_token() -> None:
+    assert str(in_mid_stream(ServerError("gone"), text="a", tokens=1)) == "the stream broke after 1 token: gone"

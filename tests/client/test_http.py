@@ -12,7 +12,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from openai_server import DONE, Cut, Gateway, OpenAIService, Status, piece, refusal, run_gateway, said, trickle, usage
+from openai_server import (
+    DONE,
+    Cut,
+    Gateway,
+    OpenAIService,
+    Status,
+    piece,
+    plain,
+    refusal,
+    run_gateway,
+    said,
+    trickle,
+    usage,
+)
 
 from deploykit.client import (
     AsyncClient,
@@ -473,3 +486,45 @@ def test_a_request_that_is_no_json_is_refused(gateway: Gateway) -> None:
     with Client(gateway.url) as client, pytest.raises(InvalidRequestError, match="can't be written as JSON"):
         client.chat([{"role": "user", "content": object()}])
     assert json.dumps(gateway.service.requests) == "[]"
+
+
+def test_comes_again_when_the_server_wants_it(gateway: Gateway) -> None:
+    busy = refusal("rate_limit_error", "later", "rate_limit_exceeded")
+
+    def answer(body: dict[str, Any]) -> Iterator[Any]:
+        first = len(gateway.service.requests) == 1
+        return iter([Status(429, busy, {"retry-after": "1"})]) if first else plain(body)
+
+    gateway.service.answer = answer
+    with Client(gateway.url, model="writer", timeout=WAIT) as client:
+        began = time.monotonic()
+        assert client.generate("hi").text == "ab"
+        assert 1 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("wanted", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_a_server_that_wants_to_be_left_alone_for_longer_is_not_waited_for(gateway: Gateway, wanted: str) -> None:
+    busy = refusal("rate_limit_error", "later", "rate_limit_exceeded")
+    gateway.service.answer = fixed(Status(429, busy, {"retry-after": wanted}))
+    with Client(gateway.url, model="writer", timeout=WAIT) as client:
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match="later"):
+            client.generate("hi")
+        assert time.monotonic() - began < 2
+    # A date isn't read: the tries are those without it.
+    assert len(gateway.service.requests) == (1 if wanted.isdecimal() else 3)
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(gateway: Gateway, both: Both) -> None:
+    gateway.service.answer = fixed(Status(404, refusal("invalid_request_error", "nope", "model_not_found")))
+    with pytest.raises(NotFoundError) as caught:
+        both.generate("hi", model="nope")
+    assert str(caught.value) == f"{gateway.url}: no model 'nope' there; there is writer"
+
+
+def test_grpc_to_a_gateway_says_how_it_is_spoken_to(gateway: Gateway) -> None:
+    address = gateway.url.removeprefix("http://")
+    with Client(address, model="writer", timeout=WAIT, tries=1) as client:
+        with pytest.raises(UnavailableError, match=f"no gRPC is spoken there; the gateway is {gateway.url}"):
+            client.generate("hi")
+        assert not client.health().live
