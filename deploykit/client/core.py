@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deploykit.client.answer import Answer
-from deploykit.client.dialect import Text, is_chat, read_prompt
+from deploykit.client.dialect import Facts, Text, is_chat, read_prompt
 from deploykit.client.errors import (
     ClientError,
     DeadlineExceededError,
@@ -85,6 +85,16 @@ class Core:
         answer = Answer(max(1, sampling["n"]) if isinstance(sampling.get("n"), int) else 1)
         steps = self._text(self._dialect.text(text), limit, model=options.get("model"), answer=answer)
         return Exchange(steps=steps, answer=answer, request_id=text.request_id, url=self.url)
+
+    def facts(self, model: str | None, timeout: float | None) -> Exchange:
+        """Return the steps to what a model's engine is, as a text in JSON.
+
+        Raises:
+            InvalidRequestError: such a server can't be asked.
+        """
+        facts, answer = Facts(request_id=_request_id(None)), Answer()
+        steps = self._text(self._dialect.facts(facts), self._limit(timeout), model=model, answer=answer)
+        return Exchange(steps=steps, answer=answer, request_id=facts.request_id, url=self.url)
 
     def models(self, timeout: float | None) -> Asking[list[Model]]:
         """Return the steps to the server's models."""

@@ -20,7 +20,7 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A text that is asked for: the one task so far. Another would be a class beside it, with a reader of its own."""
+    """A text that is asked for."""
 
     prompt: str | tuple[int, ...] | tuple[Mapping[str, Any], ...]
     """Checked by `read_prompt`."""
@@ -35,11 +35,25 @@ class Text:
     """What goes along with the request, such as its place in a trace."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a model's engine is: its context, precision and so on; the answer's text is a JSON object."""
+
+    request_id: str
+
+
 class Dialect(Protocol):
     """Requests and answers in the words of one protocol."""
 
     def text(self, text: Text) -> Request:
         """Return the request for a text; its model is still to be named."""
+
+    def facts(self, facts: Facts) -> Request:
+        """Return the request for an engine's facts, answered as a text is; its model is still to be named.
+
+        Raises:
+            InvalidRequestError: such a server tells nothing of its engines.
+        """
 
     def name_model(self, request: Request, model: str) -> None:
         """Address a request to a model."""

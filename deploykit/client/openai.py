@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deploykit.client.answer import Answer
-from deploykit.client.dialect import Text, is_chat
+from deploykit.client.dialect import Facts, Text, is_chat
 from deploykit.client.errors import InvalidRequestError, ServerError, UnavailableError
 from deploykit.client.exchange import Ask, Asking, Attempts, Request
 from deploykit.client.faults import fault_of_response
@@ -61,6 +61,14 @@ class OpenAIDialect:
         _check(body)
         headers = {**text.headers, "x-request-id": text.request_id}
         return Request("/v1/chat/completions" if chat else "/v1/completions", body, headers)
+
+    def facts(self, _facts: Facts) -> Request:
+        """Refuse: OpenAI's API has no such question.
+
+        Raises:
+            InvalidRequestError: always.
+        """
+        raise InvalidRequestError(f"{self._url}: the gateway tells nothing of engines; ask Triton's gRPC endpoint")
 
     def name_model(self, request: Request, model: str) -> None:
         """Address a request to a model."""

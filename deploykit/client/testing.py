@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from deploykit.client.answer import Answer
-from deploykit.client.dialect import Text, is_chat
+from deploykit.client.dialect import Facts, Text, is_chat
 from deploykit.client.errors import CancelledError, ClientError, InvalidRequestError
 from deploykit.client.exchange import Ask, Asking, Attempts, Request, ask
 from deploykit.client.values import Chunk, Completion, Health, Model
@@ -193,6 +193,9 @@ class _Dialect:
 
     def text(self, text: Text) -> Request:
         return Request("text", {"text": text}, dict(text.headers))
+
+    def facts(self, _facts: Facts) -> Request:
+        raise InvalidRequestError("the mock has no engine to tell of")
 
     def name_model(self, request: Request, model: str) -> None:
         request.body["model"] = model

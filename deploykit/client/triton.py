@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from deploykit.client.answer import Answer
-from deploykit.client.dialect import Text, is_chat
+from deploykit.client.dialect import Facts, Text, is_chat
 from deploykit.client.errors import InvalidRequestError, PermissionDeniedError, ServerError
 from deploykit.client.exchange import Ask, Asking, Attempts, Request, ask
 from deploykit.client.faults import fault_of_message
@@ -55,6 +55,13 @@ class TritonDialect:
             if name in text.headers:
                 request.parameters[name].string_param = text.headers[name]
         return Request(STREAM, request, dict(text.headers))
+
+    def facts(self, facts: Facts) -> Request:
+        """Return the request for an engine's facts; it has no prompt, and no engine runs it."""
+        request = ModelInferRequest(id=facts.request_id)
+        request.parameters["describe"].bool_param = True
+        _add_flag(request, "return_finish_reason", True)
+        return Request(STREAM, request)
 
     def name_model(self, request: Request, model: str) -> None:
         """Address a request to a model."""

@@ -15,7 +15,7 @@ from deploykit.errors import DeploykitError
 from deploykit.serve import triton_api
 from deploykit.serve.chat import ChatDesk
 from deploykit.serve.courier import LOOK, Cancellable, Courier, Delivery
-from deploykit.serve.facts import describe
+from deploykit.serve.facts import answer_with, describe
 from deploykit.serve.heartbeat import DIRECTORY_VARIABLE, HeartbeatWriter, State
 from deploykit.serve.inherited import inherited_file
 from deploykit.serve.metrics import Publisher
@@ -50,10 +50,12 @@ class TritonPythonModel:
             config = engine_config(parameters, os.environ)
             self._engine = Engine.open(folder, config, on_beat=self._beat, on_step=self._courier.step)
             warm_up(self._engine)
-            if self._heart:
-                self._heart.describe(describe(folder, config, self._engine))
+            facts = describe(folder, config, self._engine)
         except DeploykitError as error:
             raise triton_api.model_error(str(error)) from None
+        if self._heart:
+            self._heart.describe(facts)
+        self._facts = json.dumps(facts)
         encode = partial(self._engine.encode, add_special_tokens=False)
         self._desk = ChatDesk(folder, encode, most=config.max_queue, on_failure=_log_failure)
         self._witnesses = _witnesses(config, labels)
@@ -92,6 +94,10 @@ class TritonPythonModel:
                 request_id=name,
             )
             params = SamplingParams.from_mapping(query.sampling)
+            if query.describe:
+                # At once and past the queue: nothing of it is the engine's, nor a request that the log should tell of.
+                sender.send(answer_with(self._facts, query), last=True)
+                return
             delivery = Delivery(sender, query, n=params.n)
             self._courier.take(delivery, partial(self._submit, delivery, params))
         except Exception as error:  # one request's failure is not the others'

@@ -1,4 +1,4 @@
-"""What an engine runs and how, as the backend says it once and `deploykit serve` shows it."""
+"""What an engine runs and how, as the backend says it to whoever asks and `deploykit serve` shows it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 from deploykit.artifact import Artifact
 from deploykit.cgroup import available_cores
 from deploykit.config import EngineConfig
-from deploykit.engine import Engine
+from deploykit.engine import Engine, Event
+from deploykit.serve.answer import Answer, Outputs
+from deploykit.serve.protocol import Query
 
 
 def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, Any]:
@@ -24,6 +26,23 @@ def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, An
         "threads": config.threads or available_cores(),
         "quality": _quality(artifact.manifest.parity.get(precision)),
     }
+
+
+def answer_with(facts: str, query: Query) -> Outputs:
+    """Return the one response to a query for an engine's facts: an answer of no tokens that no engine has run."""
+    said = Event(
+        index=0,
+        text=facts,
+        token_ids=(),
+        logprobs=(),
+        finish_reason="stop",
+        num_input_tokens=0,
+        num_output_tokens=0,
+        cumulative_logprob=None,
+    )
+    outputs = Answer(query).add([said])
+    assert outputs is not None
+    return outputs
 
 
 def _quality(found: Any) -> dict[str, float]:

@@ -26,6 +26,18 @@ Prompt = str | Sequence[int] | Chat
 """A text, the ids of tokens, or a conversation."""
 
 
+def no_prompt(tensors: Tensors) -> Prompt:
+    """Return an empty prompt, for what is none of the model's business.
+
+    Raises:
+        RequestError: there is one, which nobody would read.
+    """
+    for name in (*PROMPTS, "tools"):
+        if name in tensors:
+            raise RequestError(f"describe asks what the engine is and takes no prompt; leave out {name}, or describe")
+    return ""
+
+
 def read_prompt(tensors: Tensors) -> Prompt:
     """Return the one prompt among a request's inputs.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deploykit.errors import RequestError
-from deploykit.serve.prompt import Prompt, read_prompt
+from deploykit.serve.prompt import Prompt, no_prompt, read_prompt
 from deploykit.serve.tensors import Tensors, decode, flag, one, read_object, shown, text
 from deploykit.serve.terms import take_terms
 
@@ -68,6 +68,8 @@ class Query:
     """What tracing systems have added to it."""
     request_id: str = ""
     """What the caller calls it, for logs and traces."""
+    describe: bool = False
+    """Whether it asks what the engine is, and for no text; the prompt is empty then."""
 
     @property
     def prefix(self) -> str:
@@ -94,17 +96,18 @@ def read_query(
             raise RequestError(f"unknown input {name!r}")
         if tensor.dtype.kind != _KINDS[name]:
             raise RequestError(f"{name} must hold {_KIND_NAMES[_KINDS[name]]}, got {tensor.dtype}")
-    prompt = read_prompt(tensors)
+    given = _parameters(tensors, parameters)
+    if timeout is not None:
+        _merge(given, {"timeout": timeout})
+    terms = take_terms(given)
+    describe = terms.get("describe", False)
+    prompt = no_prompt(tensors) if describe else read_prompt(tensors)
     stream = flag(tensors, "stream", default=False)
     prepend = not flag(tensors, "exclude_input_in_output", default=stream or not isinstance(prompt, str))
     if prepend and stream:
         raise RequestError("exclude_input_in_output can't be false when stream is true")
     if prepend and not isinstance(prompt, str):
         raise RequestError("exclude_input_in_output can be false for text_input only; leave it out")
-    given = _parameters(tensors, parameters)
-    if timeout is not None:
-        _merge(given, {"timeout": timeout})
-    terms = take_terms(given)
     wanted = frozenset(output for name, output in _OUTPUT_OF.items() if flag(tensors, name, default=False))
     logprobs = given.get("logprobs") is not None
     if "cumulative_logprob" in wanted and not logprobs:
@@ -125,6 +128,7 @@ def read_query(
         tracestate=terms.get("tracestate", ""),
         # Over gRPC and `/infer` it is Triton's own; `/generate` hands on its field as a parameter.
         request_id=request_id or terms.get("id", ""),
+        describe=describe,
     )
 
 

@@ -60,6 +60,12 @@ def _interval(name: str, value: Any) -> int:
     return _integer(name, value, 1, MAX_INTERVAL)
 
 
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be true or false, got {shown(value)}")
+    return value
+
+
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise RequestError(f"{name} must be a number of seconds above 0, got {shown(value)}")
@@ -75,5 +81,6 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "id": _name,
     "traceparent": _trace,
     "tracestate": _trace,
+    "describe": _switch,
 }
 """The reading of each."""

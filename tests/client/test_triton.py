@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2
 
 from deploykit.client import Chunk, InvalidRequestError, ServerError, TokenLogprob
 from deploykit.client.answer import Answer
-from deploykit.client.dialect import Text, read_chat, read_prompt
+from deploykit.client.dialect import Facts, Text, read_chat, read_prompt
 from deploykit.client.sampling import plain_parameters
 from deploykit.client.tensors import counts, elements
 from deploykit.client.triton import TritonDialect, TritonReader
@@ -53,6 +53,12 @@ def test_a_request_asks_for_what_a_chunk_holds() -> None:
         "return_num_output_tokens": True,
     }
     assert all(tensor.shape == [1] for tensor in request.inputs)
+
+
+def test_a_question_for_an_engines_facts_has_no_prompt() -> None:
+    request = TritonDialect().facts(Facts(request_id="r2")).body
+    assert (request.id, request.parameters["describe"].bool_param) == ("r2", True)
+    assert inputs(request) == {"return_finish_reason": True}
 
 
 def test_only_parameters_that_were_given_are_sent() -> None:

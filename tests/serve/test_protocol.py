@@ -143,6 +143,23 @@ def test_what_nobody_gave_is_as_the_engine_has_it() -> None:
     assert (query.client, query.priority, query.timeout, query.interval) == ("", 0, None, 1)
 
 
+@pytest.mark.parametrize("place", ["tensor", "parameters"])
+@pytest.mark.parametrize("value", [True, "true"])
+def test_a_question_for_what_the_engine_is_has_no_prompt(place: str, value: bool | str) -> None:
+    asked = json.dumps({"describe": value})
+    given_, own = (tensors(sampling_parameters=asked), "{}") if place == "tensor" else ({}, asked)
+    query = read_query(given_, own)
+    assert (query.describe, query.prompt, query.sampling) == (True, "", {})
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_what_does_not_ask_it_needs_a_prompt(value: bool | None) -> None:
+    own = json.dumps({"describe": value})
+    assert not read_query(tensors(text_input="x"), own).describe
+    with pytest.raises(RequestError, match="the prompt is missing"):
+        read_query({}, own)
+
+
 def test_tritons_own_timeout_counts() -> None:
     assert read_query(tensors(text_input="x"), timeout=1.5).timeout == 1.5
     with pytest.raises(RequestError, match=r"timeout is given twice, as 2\.0 and as 1\.5"):
@@ -191,6 +208,9 @@ def test_a_parameter_may_be_repeated_but_not_contradicted() -> None:
         ({"messages": "[]", "exclude_input_in_output": False}, "false for text_input only"),
         ({"input_ids": 1, "exclude_input_in_output": False}, "false for text_input only"),
         ({"text_input": "x", "sampling_parameters": '{"traceparent": 5}'}, "traceparent must be a text .* got 5"),
+        ({"messages": "[]", "sampling_parameters": '{"describe": true}'}, "takes no prompt; leave out messages"),
+        ({"tools": "[]", "sampling_parameters": '{"describe": true}'}, "takes no prompt; leave out tools"),
+        ({"text_input": "x", "sampling_parameters": '{"describe": 1}'}, "describe must be true or false, got 1"),
         ({"text_input": b"a\xffb"}, r"text_input is not UTF-8: byte 0xff at 1"),
         ({"text_input": b"\xed\xa0\x80"}, "text_input is not UTF-8"),
         ({"text_input": ["a", "b"]}, "text_input must hold exactly one element, got 2"),

@@ -102,9 +102,13 @@ def test_a_full_queue_is_told_at_once(busy: LocalServer) -> None:
         began = time.monotonic()
         assert "UNAVAILABLE" in by_tensor(busy)
         assert "UNAVAILABLE" in by_http(busy)
+        # What the engine is may be asked all the same, and nobody waits for it.
+        with stream(busy, parameters={"describe": True}) as responses:
+            assert json.loads(next(responses)["text_output"][0])["rows"] == 1
+        assert busy.beats()["tiny"].open_requests == QUEUE + 1
         assert time.monotonic() - began < 2
-        for stream in streams:
-            stream.close()
+        for waiting in streams:
+            waiting.close()
 
 
 def order(server: LocalServer, asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
