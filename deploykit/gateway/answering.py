@@ -1,12 +1,13 @@
 """From a question to its response, whole or streamed; chat and completions differ in their shapes alone."""
 
+import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +31,7 @@ _LONGEST_TRACE: Final = 8192
 
 Written = Callable[[int, Choice], dict[str, Any]]
 """Returns a choice as a whole response has it."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Service:
 
     catalogue: Catalogue
     upstream: Upstream
+    timeout: float
+    """Seconds until a whole answer must be there, once the request is."""
 
 
 def head_of(model: ServedModel, *, prefix: str, kind: str) -> Head:
@@ -68,67 +72,101 @@ def name_of(request: Request) -> str | None:
     return request_id(request.scope) or None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a request is answered by, once its prompt's tokens are known."""
+
+    question: Question
+    """What Triton is asked."""
+    frames: Frames
+    """Writes a stream's events."""
+    head: Head
+    """Begins a whole response."""
+    write: Written
+    """Writes a whole response's choices."""
+
+
 async def respond(
-    service: Service,
-    request: Request,
-    wanted: Generation,
-    question: Question,
-    *,
-    frames: Frames,
-    head: Head,
-    write: Written,
+    service: Service, request: Request, wanted: Generation, prepare: Callable[[], Awaitable[Plan]]
 ) -> Response:
-    """Return the response to a question.
+    """Return the response to a request: all that it takes is given up when the caller goes, or when time is over.
 
     Args:
         service: where answers come from.
         request: the HTTP request.
-        wanted: what it asked for.
-        question: the same, as Triton is asked.
-        frames: writes a stream's events.
-        head: begins a whole response.
-        write: writes a whole response's choices.
+        wanted: what it asks for.
+        prepare: makes the plan, which may take long: a chat template, a long text, an engine that starts.
 
     Raises:
+        Refusal: the request can't be.
         ClientError: there is no answer, not even a beginning.
     """
-    watch = watch_of(request.scope)
+    return await unless_left(request, _answer(service, wanted, prepare, watch_of(request.scope)))
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result | Response:
+    """Return what comes of `work`, which is cancelled if the caller goes: a response to nobody then."""
+    try:
+        return await unless_gone(request.receive, work)
+    except CallerGoneError:
+        return Response(status_code=_NOBODY)
+
+
+async def in_time(work: Callable[[], Awaitable[Result]], seconds: float) -> Result:
+    """Return what comes of `work`, as long as it comes in time.
+
+    Raises:
+        DeadlineExceededError: it doesn't.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work()
+    except TimeoutError:
+        raise _too_late() from None
+
+
+async def _answer(
+    service: Service, wanted: Generation, prepare: Callable[[], Awaitable[Plan]], watch: RequestWatch
+) -> Response:
+    end = time.monotonic() + service.timeout
+    plan = await in_time(prepare, service.timeout)
+    question = plan.question
     watch.begin(
         question.model.name,
         prompt_tokens=question.prompt_tokens,
         choices=len(question.prompts) * question.choices,
     )
-    try:
-        if wanted.stream:
-            events = _events(service.upstream, question, frames, watch, usage=wanted.include_usage)
-            return EventStream(await unless_gone(request.receive, anext(events)), events)
-        return await unless_gone(request.receive, _whole(service.upstream, question, head, write, watch))
-    except CallerGoneError:
-        return Response(status_code=_NOBODY)
+    if (left := end - time.monotonic()) <= 0:
+        raise _too_late()
+    if wanted.stream:
+        events = _events(service.upstream, plan, watch, usage=wanted.include_usage, timeout=left)
+        return EventStream(await anext(events), events)
+    return await _whole(service.upstream, plan, watch, timeout=left)
 
 
-async def _whole(upstream: Upstream, question: Question, head: Head, write: Written, watch: RequestWatch) -> Response:
+async def _whole(upstream: Upstream, plan: Plan, watch: RequestWatch, *, timeout: float) -> Response:
     choices: list[dict[str, Any]] = []
     tokens = 0
-    for completion in await upstream.completions(question):
+    for completion in await upstream.completions(plan.question, timeout=timeout):
         for choice in completion.choices:
             if choice.finish_reason == "cancelled":
                 raise _cancelled()
             tokens += choice.num_output_tokens
-            choices.append(write(len(choices), choice))
+            choices.append(plan.write(len(choices), choice))
             watch.whole(choice.num_output_tokens)
             watch.end(str(choice.finish_reason))
-    body = {**head.to_json(), "choices": choices, "usage": usage_of(question.prompt_tokens, tokens)}
+    body = {**plan.head.to_json(), "choices": choices, "usage": usage_of(plan.question.prompt_tokens, tokens)}
     return Response(json.dumps(body), media_type="application/json")
 
 
 async def _events(
-    upstream: Upstream, question: Question, frames: Frames, watch: RequestWatch, *, usage: bool
+    upstream: Upstream, plan: Plan, watch: RequestWatch, *, usage: bool, timeout: float
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream; a failure before the first is raised, a later one is an event."""
+    frames, question = plan.frames, plan.question
     opening, begun, tally = frames.opening(), False, _Tally(watch)
     try:
-        async with aclosing(upstream.pieces(question)) as pieces:
+        async with aclosing(upstream.pieces(question, timeout=timeout)) as pieces:
             async for index, chunk in pieces:
                 tally.add(index, chunk)
                 if event := opening + frames.of(index, chunk):
@@ -162,6 +200,10 @@ class _Tally:
         self._counts[index] = chunk.num_output_tokens
         if chunk.finish_reason:
             self._watch.end(chunk.finish_reason)
+
+
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError("the time for the answer was over before the engine was asked")
 
 
 def _cancelled() -> CancelledError:

@@ -25,7 +25,7 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
         backend: the client that asks Triton; it should try once, since callers try again themselves.
         settings: how long an answer may take.
     """
-    service = Service(catalogue=catalogue, upstream=Upstream(backend, timeout=settings.timeout))
+    service = Service(catalogue=catalogue, upstream=Upstream(backend), timeout=settings.timeout)
     app = FastAPI(
         title="deploykit gateway",
         version=version("deploykit"),

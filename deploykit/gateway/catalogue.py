@@ -1,15 +1,16 @@
 """The models that the gateway offers: what it must know of each to check a request before Triton sees it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from tokenizers import Tokenizer
 
 from deploykit.artifact import MANIFEST, Artifact
-from deploykit.chat_template import ChatTemplate
+from deploykit.chat_template import ChatTemplate, Limits
 from deploykit.gateway.errors import Refusal, no_such_model
+from deploykit.gateway.turns import Turns
 from deploykit.gateway.vocabulary import Vocabulary
 from deploykit.repository import Model, open_repository
 from deploykit.text import load_tokenizer
@@ -30,6 +31,10 @@ class ServedModel:
     tokenizer: Tokenizer | None
     vocabulary: Vocabulary
     template: ChatTemplate | None
+    rendering: Turns = field(default_factory=lambda: Turns(Limits.processes))
+    """For the chat template, whose processes these threads wait for."""
+    encoding: Turns = field(default_factory=lambda: Turns(2))
+    """For long texts: few threads, since each may take seconds of a core."""
 
     @classmethod
     def open(cls, model: Model) -> Self:

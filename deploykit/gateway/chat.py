@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from deploykit.client import Choice
-from deploykit.gateway.answering import Service, head_of, name_of, respond, trace_of
+from deploykit.gateway.answering import Plan, Service, head_of, name_of, respond, trace_of
 from deploykit.gateway.body import JsonRoute
 from deploykit.gateway.frames import ChatFrames
 from deploykit.gateway.keys import client_name
@@ -24,27 +24,31 @@ def chat_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=ChatReply, responses=STREAMED, summary="Answer messages")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        question = await _question(service, body, request)
-        vocabulary = question.model.vocabulary
-        frames = ChatFrames(
-            head_of(question.model, prefix="chatcmpl", kind="chat.completion.chunk"),
-            choices=question.choices,
-            usage=body.include_usage,
-            vocabulary=vocabulary,
-        )
-
-        def write(index: int, choice: Choice) -> dict[str, Any]:
-            return {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": chat_logprobs(choice.logprobs, vocabulary) if body.logprobs else None,
-                "finish_reason": choice.finish_reason,
-            }
-
-        head = head_of(question.model, prefix="chatcmpl", kind="chat.completion")
-        return await respond(service, request, body, question, frames=frames, head=head, write=write)
+        return await respond(service, request, body, lambda: _plan(service, body, request))
 
     return router
+
+
+async def _plan(service: Service, body: ChatRequest, request: Request) -> Plan:
+    question = await _question(service, body, request)
+    vocabulary = question.model.vocabulary
+
+    def write(index: int, choice: Choice) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": chat_logprobs(choice.logprobs, vocabulary) if body.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
+    frames = ChatFrames(
+        head_of(question.model, prefix="chatcmpl", kind="chat.completion.chunk"),
+        choices=question.choices,
+        usage=body.include_usage,
+        vocabulary=vocabulary,
+    )
+    head = head_of(question.model, prefix="chatcmpl", kind="chat.completion")
+    return Plan(question=question, frames=frames, head=head, write=write)
 
 
 async def _question(service: Service, body: ChatRequest, request: Request) -> Question:

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from deploykit.client import Choice
-from deploykit.gateway.answering import Service, head_of, name_of, respond, trace_of
+from deploykit.gateway.answering import Plan, Service, head_of, name_of, respond, trace_of
 from deploykit.gateway.body import JsonRoute
 from deploykit.gateway.errors import Refusal
 from deploykit.gateway.fields import MAX_PROMPTS
@@ -26,25 +26,29 @@ def completion_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/completions", response_model=CompletionReply, responses=STREAMED, summary="Continue texts")
     async def complete(body: CompletionRequest, request: Request) -> Response:
-        question = await _question(service, body, request)
-        model, prefixes = question.model, await _prefixes(body, question)
-        head = head_of(model, prefix="cmpl", kind="text_completion")
-        frames = CompletionFrames(head, prefixes=prefixes, usage=body.include_usage, vocabulary=model.vocabulary)
-
-        def write(index: int, choice: Choice) -> dict[str, Any]:
-            logprobs = None
-            if body.logprobs is not None:
-                logprobs = completion_logprobs(choice.logprobs, model.vocabulary, offset=len(prefixes[index]))
-            return {
-                "index": index,
-                "text": prefixes[index] + choice.text,
-                "logprobs": logprobs,
-                "finish_reason": choice.finish_reason,
-            }
-
-        return await respond(service, request, body, question, frames=frames, head=head, write=write)
+        return await respond(service, request, body, lambda: _plan(service, body, request))
 
     return router
+
+
+async def _plan(service: Service, body: CompletionRequest, request: Request) -> Plan:
+    question = await _question(service, body, request)
+    model, prefixes = question.model, await _prefixes(body, question)
+
+    def write(index: int, choice: Choice) -> dict[str, Any]:
+        logprobs = None
+        if body.logprobs is not None:
+            logprobs = completion_logprobs(choice.logprobs, model.vocabulary, offset=len(prefixes[index]))
+        return {
+            "index": index,
+            "text": prefixes[index] + choice.text,
+            "logprobs": logprobs,
+            "finish_reason": choice.finish_reason,
+        }
+
+    head = head_of(model, prefix="cmpl", kind="text_completion")
+    frames = CompletionFrames(head, prefixes=prefixes, usage=body.include_usage, vocabulary=model.vocabulary)
+    return Plan(question=question, frames=frames, head=head, write=write)
 
 
 async def _question(service: Service, body: CompletionRequest, request: Request) -> Question:

@@ -1,8 +1,5 @@
 """From texts and messages to the tokens that Triton is sent, as long as the context lets them be."""
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from deploykit.errors import QueueFullError, RequestError
@@ -14,8 +11,6 @@ from deploykit.gateway.schema import ChatTemplateFields
 
 INLINE: Final = 2048
 """Characters that are tokenized at once, in half a millisecond; longer texts go to a thread, and others go on."""
-_LONG: Final = ThreadPoolExecutor(2, "tokenize")
-"""Threads for those: few, since a text may take seconds of a core, and chat templates have threads of their own."""
 
 
 async def prompt_tokens(model: ServedModel, prompt: Prompt, *, context: int, special: bool = True) -> list[int]:
@@ -40,7 +35,7 @@ async def text_tokens(model: ServedModel, text: str, *, context: int | None, spe
     """Return the tokens of a text; of any length where the context is None.
 
     Raises:
-        Refusal: the model has no tokenizer, the text is longer than the context, or has no tokens.
+        Refusal: the model has no tokenizer, the text is longer than the context, or has no tokens; or too many wait.
     """
     tokenizer = model.tokens_from()
 
@@ -52,7 +47,7 @@ async def text_tokens(model: ServedModel, text: str, *, context: int | None, spe
         # The plain call would keep Python's lock, and every other request waiting, for seconds where a text is long.
         return list(tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
-    tokens = encode() if len(text) <= INLINE else await asyncio.get_running_loop().run_in_executor(_LONG, encode)
+    tokens = encode() if len(text) <= INLINE else await model.encoding.run(encode)
     if context is not None and not tokens:
         raise Refusal("the prompt has no tokens once the tokenizer has cleaned it; send other text", param=param)
     return tokens
@@ -62,14 +57,14 @@ async def text_of(model: ServedModel, tokens: list[int]) -> str:
     """Return what tokens say, special ones included.
 
     Raises:
-        Refusal: the model has no tokenizer.
+        Refusal: the model has no tokenizer, or too many wait.
     """
     tokenizer = model.tokens_from()
 
     def decode() -> str:
         return str(tokenizer.decode_batch([tokens], skip_special_tokens=False)[0])
 
-    return decode() if len(tokens) <= INLINE else await asyncio.get_running_loop().run_in_executor(_LONG, decode)
+    return decode() if len(tokens) <= INLINE else await model.encoding.run(decode)
 
 
 async def rendered(
@@ -78,7 +73,7 @@ async def rendered(
     """Return the prompt that the model's chat template makes of messages.
 
     Raises:
-        Refusal: the model has no chat template, or it refuses these messages.
+        Refusal: the model has no chat template, or it refuses these messages; or too many wait.
     """
     template = model.template
     if template is None:
@@ -97,12 +92,8 @@ async def rendered(
             **(fields.chat_template_kwargs or {}),
         )
 
-    return await _in_thread(render)
-
-
-async def _in_thread(render: Callable[[], str]) -> str:
     try:
-        return await asyncio.to_thread(render)
+        return await model.rendering.run(render)
     except QueueFullError:
         raise queue_full() from None
     except RequestError as error:

@@ -51,10 +51,9 @@ class Question:
 class Upstream:
     """Asks Triton for answers, and knows how much context each engine has."""
 
-    def __init__(self, client: AsyncClient, *, timeout: float) -> None:
-        """Ask through `client`; `timeout` are the seconds that a whole answer may take."""
+    def __init__(self, client: AsyncClient) -> None:
+        """Ask through `client`."""
         self._client = client
-        self._timeout = timeout
         self._contexts: dict[Key, int] = {}
         self._asking: dict[Key, asyncio.Future[int]] = {}
         """The questions for those that aren't known yet."""
@@ -104,33 +103,34 @@ class Upstream:
     def _probed(self, _probing: "asyncio.Future[bool]") -> None:
         self._probing = None
 
-    async def pieces(self, question: Question) -> AsyncGenerator[Piece, None]:
-        """Yield the pieces of all answers as they come; closing the generator cancels them.
+    async def pieces(self, question: Question, *, timeout: float) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of all answers as they come, the last within `timeout` seconds; closing cancels them.
 
         Raises:
             ClientError: one of the answers failed.
         """
         try:
             if len(question.prompts) == 1:
-                async with self._client.open_stream(question.prompts[0], **self._options(question)) as stream:
+                options = _options(question, timeout)
+                async with self._client.open_stream(question.prompts[0], **options) as stream:
                     async for chunk in stream:
                         yield chunk.index, chunk
             else:
-                async with aclosing(self._merged(question)) as merged:
+                async with aclosing(self._merged(question, timeout)) as merged:
                     async for piece in merged:
                         yield piece
         except ClientError as error:
             self._heed(question.model, error)
             raise
 
-    async def completions(self, question: Question) -> list[Completion]:
-        """Return the whole answers to each prompt.
+    async def completions(self, question: Question, *, timeout: float) -> list[Completion]:
+        """Return the whole answers to each prompt, all within `timeout` seconds.
 
         Raises:
             ClientError: one of them failed; the others are cancelled.
         """
         tasks = [
-            asyncio.ensure_future(self._client.generate(prompt, **self._options(question)))
+            asyncio.ensure_future(self._client.generate(prompt, **_options(question, timeout)))
             for prompt in question.prompts
         ]
         try:
@@ -141,9 +141,9 @@ class Upstream:
         finally:
             await _end(tasks)
 
-    async def _merged(self, question: Question) -> AsyncGenerator[Piece, None]:
+    async def _merged(self, question: Question, timeout: float) -> AsyncGenerator[Piece, None]:
         pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-        options = self._options(question)
+        options = _options(question, timeout)
 
         async def pump(first: int, prompt: list[int]) -> None:
             try:
@@ -193,17 +193,18 @@ class Upstream:
         elif isinstance(error, UnavailableError | StreamBrokenError) and not is_full(error):
             self._contexts.pop(_key(model), None)
 
-    def _options(self, question: Question) -> Options:
-        return cast(
-            "Options",
-            {
-                **question.sampling,
-                "model": question.model.name,
-                "timeout": self._timeout,
-                "request_id": question.request_id,
-                "trace": question.trace,
-            },
-        )
+
+def _options(question: Question, timeout: float) -> Options:
+    return cast(
+        "Options",
+        {
+            **question.sampling,
+            "model": question.model.name,
+            "timeout": timeout,
+            "request_id": question.request_id,
+            "trace": question.trace,
+        },
+    )
 
 
 def _key(model: ServedModel) -> Key:

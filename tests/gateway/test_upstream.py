@@ -35,7 +35,7 @@ def test_many_who_come_first_have_the_context_asked_for_once() -> None:
 
     async def main() -> list[int]:
         async with AsyncClient(transport=triton, tries=1) as client:
-            upstream = Upstream(client, timeout=5)
+            upstream = Upstream(client)
             return await asyncio.gather(*[upstream.context(MODEL) for _ in range(20)])
 
     assert asyncio.run(main()) == [200] * 20
@@ -47,7 +47,7 @@ def test_whoever_leaves_does_not_take_the_answer_from_the_others() -> None:
 
     async def main() -> int:
         async with AsyncClient(transport=triton, tries=1) as client:
-            upstream = Upstream(client, timeout=5)
+            upstream = Upstream(client)
             first, second = (asyncio.create_task(upstream.context(MODEL)) for _ in range(2))
             await asyncio.sleep(0)
             first.cancel()
@@ -62,7 +62,7 @@ def test_a_triton_that_was_down_is_asked_again() -> None:
 
     async def main() -> int:
         async with AsyncClient(transport=triton, tries=1) as client:
-            upstream = Upstream(client, timeout=5)
+            upstream = Upstream(client)
             refused = await asyncio.gather(*[upstream.context(MODEL) for _ in range(3)], return_exceptions=True)
             assert [type(error) for error in refused] == [UnavailableError] * 3
             return await upstream.context(MODEL)
@@ -81,7 +81,7 @@ def test_many_who_ask_for_health_are_one_question_for_triton() -> None:
 
     async def main() -> None:
         async with AsyncClient(transport=Counting("x"), tries=1) as client:
-            upstream = Upstream(client, timeout=5)
+            upstream = Upstream(client)
             assert await asyncio.gather(*[upstream.is_ready([MODEL]) for _ in range(20)]) == [True] * 20
             assert len(asked) == 2
             assert await upstream.is_ready([MODEL])
@@ -101,7 +101,7 @@ def test_a_failure_nobody_foresaw_ends_all_prompts_of_a_request() -> None:
 
     async def main() -> None:
         async with AsyncClient(transport=MockTransport(broken), tries=1) as client:
-            async for _ in Upstream(client, timeout=5).pieces(question([1], [2])):
+            async for _ in Upstream(client).pieces(question([1], [2]), timeout=5):
                 pass
 
     with pytest.raises(ValueError, match="a bug"):
