@@ -8,7 +8,7 @@ WIDTH, LEFT, RIGHT = 960, 210, 90
 BAR, GAP = 16, 26
 INK, QUIET = "#1f2328", "#57606a"
 OURS, THEIRS = (
-    ("#0969da", "#54aeff", "#1a7f37", "#4ac26b", "#aceebb", "#dafbe1", "#8250df"),
+    ("#0969da", "#54aeff", "#1a7f37", "#4ac26b", "#aceebb", "#dafbe1", "#8250df", "#c297ff"),
     ("#9a6700", "#d4a72c", "#bc4c00", "#fb8f44"),
 )
 """Colours of our configurations, cool, and of the peers', warm."""

@@ -56,6 +56,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours int4 block 128 GPTQ": ("int4", {"block_size": 128}),
     "ours int4 all GPTQ": ("int4", {"head_bits": 4}),
     "ours int4 all, block 128 GPTQ": ("int4", {"block_size": 128, "head_bits": 4}),
+    "ours int4 head, sensitive GPTQ": ("int4", {"head_bits": 4, "table_bits": 8, "sensitive": 5.0}),
     "ours dynamic-int8": ("dynamic-int8", {}),
 }
 """Our precisions, and what of quantizing decides their speed."""

@@ -19,7 +19,13 @@ ONE_BATCH = ", one batch"
 """Ends the name of genai's other way, which runs the same model."""
 
 INT8 = ("ours int8", "ours int8 block 128")
-INT4 = ("ours int4", "ours int4 block 128 GPTQ", "ours int4 all GPTQ", "ours int4 all, block 128 GPTQ")
+INT4 = (
+    "ours int4",
+    "ours int4 block 128 GPTQ",
+    "ours int4 all GPTQ",
+    "ours int4 all, block 128 GPTQ",
+    "ours int4 head, sensitive GPTQ",
+)
 DYNAMIC = ("ours dynamic-int8",)
 ALL = INT8 + INT4 + DYNAMIC
 PEERS = ("genai int4", "llama.cpp q4_0", "llama.cpp q8_0")

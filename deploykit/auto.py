@@ -84,7 +84,13 @@ class _Candidate:
 def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
     """Return what is measured: precisions that keep activations in fp32 between products."""
     int8 = QuantizeConfig(precision=FALLBACK, symmetric=config.symmetric)
-    int4 = replace(int8, precision="int4", more_bits=config.more_bits, head_bits=config.head_bits)
+    int4 = replace(
+        int8,
+        precision="int4",
+        more_bits=config.more_bits,
+        head_bits=config.head_bits,
+        table_bits=config.table_bits,
+    )
     gptq = replace(int4, rounding="gptq", calibration=config.calibration)
     return [
         QuantizeConfig(precision="none"),

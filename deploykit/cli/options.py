@@ -243,6 +243,7 @@ QUANTIZING = (
     "more_bits",
     "sensitive",
     "head_bits",
+    "table_bits",
 )
 """What `quantizing` adds, as fields of `QuantizeConfig`."""
 
@@ -302,6 +303,12 @@ quantizing = _all(
         default=QuantizeConfig.head_bits,
         show_default=True,
         help="Bits of the head and the embedding table in int4: 4 is smaller and faster, 8 better.",
+    ),
+    click.option(
+        "--table-bits",
+        type=int,
+        default=QuantizeConfig.table_bits,
+        help="Bits of the embedding table in int4, where they aren't to be the head's: 8 costs memory only.",
     ),
 )
 

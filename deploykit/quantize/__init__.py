@@ -140,6 +140,7 @@ def _options(config: QuantizeConfig) -> dict[str, Any]:
         options |= {"block_size": config.block_size, "rounding": config.rounding, "symmetric": config.symmetric}
         if config.precision != "int8":
             options["head_bits"] = config.head_bits
+            options |= {"table_bits": config.table_bits} if config.table_bits else {}
             options |= {"more_bits": list(config.more_bits)} if config.more_bits else {}
             options |= {"sensitive": config.sensitive} if config.sensitive else {}
     return options

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from deploykit.config import BLOCK_SIZES, QuantizeConfig
 from deploykit.errors import ConfigError
@@ -11,6 +11,21 @@ from deploykit.quantize.rounding import Scheme
 
 _NAMED: Final = 3
 """Names that an error shows."""
+
+
+class Key(NamedTuple):
+    """A weight as it is stored."""
+
+    name: str
+    transposed: bool
+    """Whether it is [N, K] already."""
+    looked_up: bool = False
+    """Whether it is the second copy of a table, which is looked up only."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in the graph and in the record."""
+        return f"{self.name}.table" if self.looked_up else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +40,33 @@ class Plan:
     tables: Mapping[str, int]
     """Blocks of the embedding tables."""
 
-    def scheme(self, name: str) -> Scheme:
-        """Return how a weight is stored."""
-        usual: Bits = 8 if self.config.precision == "int8" else 4
-        bits = max(usual, self.config.head_bits) if name in self.head else usual
-        bits = 8 if name in self.more else bits
+    def scheme(self, name: str, *, looked_up: bool = False) -> Scheme:
+        """Return how a weight is stored; `looked_up` asks for the copy of a table that is stored twice."""
+        bits = self._bits(name, looked_up=looked_up)
+        # Only what is looked up needs rows of whole blocks.
+        table = looked_up or not self.twice(name)
         return Scheme(
             bits=bits,
-            block=self.tables.get(name, self.config.block_size),
+            block=self.tables.get(name, self.config.block_size) if table else self.config.block_size,
             symmetric=self.config.symmetric,
             # At 8 bits the ways of rounding can't be told apart; in int4 only what has 4 bits is worth their time.
-            rounding=self.config.rounding if bits == usual else "rtn",
+            rounding=self.config.rounding if bits == self._usual else "rtn",
+        )
+
+    def twice(self, name: str) -> bool:
+        """Return whether a weight is a table that keeps other bits where it is looked up than where it is the head."""
+        return name in self.tables and self._bits(name, looked_up=True) != self._bits(name, looked_up=False)
+
+    @property
+    def _usual(self) -> Bits:
+        return 8 if self.config.precision == "int8" else 4
+
+    def _bits(self, name: str, *, looked_up: bool) -> Bits:
+        if name in self.more:
+            return 8
+        table_bits = self.config.table_bits or self.config.head_bits
+        return (
+            max(self._usual, table_bits if looked_up else self.config.head_bits) if name in self.head else self._usual
         )
 
 

@@ -13,8 +13,8 @@ from deploykit import graph as graphs
 from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.progress import Progress
-from deploykit.quantize.blocks import Blocks, zero_bytes
-from deploykit.quantize.plan import table_block
+from deploykit.quantize.blocks import Bits, Blocks, zero_bytes
+from deploykit.quantize.plan import Key, Plan, table_block
 from deploykit.quantize.products import Product, find_embeddings, find_heads, find_products, shape
 from deploykit.quantize.rounder import Rounder
 from deploykit.quantize.rounding import Scheme
@@ -23,8 +23,6 @@ _DOMAIN: Final = "com.microsoft"
 _ACCURACY: Final = 4
 """Activations are rounded to int8, block by block of a row, for ONNX Runtime's fastest kernel."""
 
-Key = tuple[str, bool]
-"""A weight's name, and whether it is [N, K] already."""
 Part = Callable[[Blocks], NDArray[Any]]
 
 
@@ -50,24 +48,23 @@ class _Rewriter:
     """Replaces nodes of a graph one by one; a weight that several nodes use is packed once."""
 
     graph: ir.Graph
-    scheme: Callable[[str], Scheme]
-    """How a weight is stored, by name."""
-    quantized: Callable[[str, bool], Blocks]
+    plan: Plan
+    quantized: Callable[[Key], Blocks]
     """Packs a weight; remembers the latest only."""
     packed: dict[Key, Packed] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
 
-    def pack(self, weight: ir.Value, *, transposed: bool) -> Packed:
-        key = (str(weight.name), transposed)
+    def pack(self, weight: ir.Value, key: Key) -> Packed:
         if key not in self.packed:
-            rows, columns = shape(weight) if transposed else shape(weight)[::-1]
-            scheme, name = self.scheme(key[0]), f"{key[0]}{'' if transposed else '.T'}"
+            rows, columns = shape(weight) if key.transposed else shape(weight)[::-1]
+            scheme = self.plan.scheme(key.name, looked_up=key.looked_up)
+            name = f"{key.label}{'' if key.transposed else '.T'}"
             bits, blocks = scheme.bits, -(-columns // scheme.block)
             dims = (rows, blocks, scheme.block * bits // 8)
             self.packed[key] = Packed(
                 data=self._lazy(f"{name}.q{bits}", ir.DataType.UINT8, dims, key, lambda w: w.data),
                 scales=self._lazy(f"{name}.scales", ir.DataType.FLOAT, (rows, blocks), key, lambda w: w.scales),
-                zeros=None if scheme.symmetric else self._zeros(f"{name}.zeros", rows, blocks, key),
+                zeros=None if scheme.symmetric else self._zeros(f"{name}.zeros", rows, blocks, bits, key),
                 rows=rows,
                 columns=columns,
                 scheme=scheme,
@@ -75,7 +72,7 @@ class _Rewriter:
         return self.packed[key]
 
     def product(self, product: Product) -> None:
-        packed = self.pack(product.weight, transposed=product.transposed)
+        packed = self.pack(product.weight, Key(str(product.weight.name), product.transposed))
         attributes = {
             "K": packed.columns,
             "N": packed.rows,
@@ -98,10 +95,11 @@ class _Rewriter:
     def embedding(self, node: ir.Node) -> None:
         table = node.inputs[0]
         assert table is not None
-        packed = self.pack(table, transposed=True)
+        key = Key(str(table.name), True, self.plan.twice(str(table.name)))
+        packed = self.pack(table, key)
         bits, block = packed.scheme.bits, packed.scheme.block
         # The same bytes as the product's, seen without the axis of blocks.
-        flat, key = (packed.rows, packed.columns * bits // 8), (str(table.name), True)
+        flat = (packed.rows, packed.columns * bits // 8)
         data = self._lazy(f"{packed.data.name}.rows", ir.DataType.UINT8, flat, key, lambda w: w.data)
         self.twins[str(data.name)] = str(packed.data.name)
         gather = ir.node(
@@ -113,8 +111,8 @@ class _Rewriter:
         )
         self._replace(node, [gather])
 
-    def _zeros(self, name: str, rows: int, blocks: int, key: Key) -> ir.Value:
-        dims = (rows, zero_bytes(blocks, self.scheme(key[0]).bits))
+    def _zeros(self, name: str, rows: int, blocks: int, bits: Bits, key: Key) -> ir.Value:
+        dims = (rows, zero_bytes(blocks, bits))
 
         def stored(weight: Blocks) -> NDArray[Any]:
             assert weight.zeros is not None
@@ -124,7 +122,7 @@ class _Rewriter:
 
     def _lazy(self, name: str, dtype: ir.DataType, dims: tuple[int, ...], key: Key, part: Part) -> ir.Value:
         def evaluate() -> ir.TensorProtocol:
-            return ir.Tensor(part(self.quantized(*key)).reshape(dims), name=name)
+            return ir.Tensor(part(self.quantized(key)).reshape(dims), name=name)
 
         tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(dims), name=name)
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(dtype), const_value=tensor)
@@ -151,14 +149,14 @@ def quantize_weights(artifact: Artifact, target: Path, config: QuantizeConfig, *
     embeddings = [n for n in find_embeddings(graph) if table_block(shape(_table(n))[1], config.block_size)]
     tables = [_table(node) for node in embeddings]
     rounder = Rounder(artifact, config, products, tables, heads=find_heads(graph, products), progress=progress)
-    rewriter = _Rewriter(graph=graph, scheme=rounder.plan.scheme, quantized=rounder.quantized)
+    rewriter = _Rewriter(graph=graph, plan=rounder.plan, quantized=rounder.quantized)
     for product in products:
         rewriter.product(product)
     for node in embeddings:
         rewriter.embedding(node)
     graph.opset_imports.setdefault(_DOMAIN, 1)
     RemoveUnusedNodesPass()(model)
-    # An untied table has no product to share its bytes with.
+    # An untied table, or one stored twice, has no product to share its bytes with.
     twins = {name: twin for name, twin in rewriter.twins.items() if twin in graph.initializers}
     graphs.save(model, target, same_bytes=twins)
     progress("quantize", rounder.total + 1, rounder.total + 1)

@@ -119,10 +119,12 @@ def test_speed_is_that_of_the_served_model(source: Artifact, tmp_path: Path) -> 
 
 
 def test_what_auto_tries_takes_over_what_was_asked_for() -> None:
-    wanted = {"more_bits": ("mlp",), "head_bits": 4, "symmetric": False, "calibration": Path("text")}
+    wanted = {"more_bits": ("mlp",), "head_bits": 4, "table_bits": 8, "symmetric": False, "calibration": Path("text")}
     tried = candidates(QuantizeConfig(precision="auto", **wanted))  # type: ignore[arg-type]
     assert {one.precision for one in tried} == {"none", "int8", "int4"}
-    assert all(one.more_bits == ("mlp",) and one.head_bits == 4 for one in tried if one.precision == "int4")
+    assert all(
+        (one.more_bits, one.head_bits, one.table_bits) == (("mlp",), 4, 8) for one in tried if one.precision == "int4"
+    )
     assert not any(one.symmetric for one in tried if one.precision != "none")
     assert {one.calibration for one in tried if one.rounding == "gptq"} == {Path("text")}
 

@@ -30,7 +30,7 @@ def test_every_option_arrives(flag: str, symmetric: bool, tied: Artifact, tmp_pa
     text = tmp_path / "text.txt"
     text.write_text("print(name)\n" * 2000, encoding="utf-8")
     words = ["--quantize", "int4", "--block-size", "64", "--rounding", "gptq", "--sensitive", "12", "--head-bits", "4"]
-    words += ["--calibration", str(text), "--more-bits", "layers.0", "--more-bits", "o_proj", flag]
+    words += ["--table-bits", "8", "--calibration", str(text), "--more-bits", "layers.0", "--more-bits", "o_proj", flag]
     record = run(tied, tmp_path / "out", *words).manifest.history[-1]
     assert record.options == {
         "precision": "int4",
@@ -38,6 +38,7 @@ def test_every_option_arrives(flag: str, symmetric: bool, tied: Artifact, tmp_pa
         "rounding": "gptq",
         "symmetric": symmetric,
         "head_bits": 4,
+        "table_bits": 8,
         "more_bits": ["layers.0", "o_proj"],
         "sensitive": 12,
     }

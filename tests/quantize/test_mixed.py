@@ -42,6 +42,8 @@ def test_named_weights_keep_8_bits(tied: Artifact, tmp_path: Path) -> None:
     # A named head too, whatever its own bits are.
     _, record = made(tied, tmp_path / "head", head_bits=4, more_bits=("embed_tokens",))
     assert eight(record) == {"model.embed_tokens.weight"}
+    _, record = made(tied, tmp_path / "table", head_bits=4, table_bits=8, more_bits=("embed_tokens",))
+    assert eight(record) == {"model.embed_tokens.weight"}
 
 
 def test_parts_of_names_are_whole_words() -> None:
@@ -105,6 +107,17 @@ def test_the_record_says_what_each_weight_lost(tied: Artifact, tmp_path: Path) -
         assert ("output_error" in entry) == (name != "model.embed_tokens.weight")
         if entry["bits"] == 4:
             assert entry["output_error"] < plain["weights"][name]["weight_error"]
+
+
+def test_gptq_rounds_a_head_that_has_a_copy_of_its_own(tied: Artifact, tmp_path: Path) -> None:
+    shared = made(tied, tmp_path / "shared", rounding="gptq", head_bits=4)[1]["weights"]["model.embed_tokens.weight"]
+    result, record = made(tied, tmp_path / "out", rounding="gptq", head_bits=4, table_bits=8)
+    head, table = (record["weights"][f"model.embed_tokens.weight{end}"] for end in ("", ".table"))
+    assert (head["bits"], table["bits"]) == (4, 8)
+    assert set(table) == {"bits", "weight_error"}
+    assert set(shared) == {"bits", "weight_error"}
+    assert head["output_error"] < shared["weight_error"]
+    assert result.manifest.history[-1].options["table_bits"] == 8
 
 
 def test_calibration_takes_the_end_of_a_file(tied: Artifact, tmp_path: Path) -> None:
@@ -192,6 +205,7 @@ def test_a_model_that_gives_nan_is_not_calibrated_on(options: dict[str, Any], ti
         ({"sensitive": 101}, "sensitive must be 0 to 100"),
         ({"rounding": "nearest"}, "rounding must be one of rtn, hqq, gptq"),
         ({"head_bits": 5}, "head_bits must be 4 or 8"),
+        ({"table_bits": 16}, "table_bits must be 4 or 8"),
         ({"block_size": 48}, "block_size must be"),
     ],
 )
@@ -209,6 +223,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], problem
         ("int8", "more_bits", ("mlp",)),
         ("int8", "sensitive", 10.0),
         ("int8", "head_bits", 4),
+        ("int8", "table_bits", 4),
         ("int4", "max_quality_loss", 0.1),
         ("auto", "rounding", "hqq"),
         ("auto", "sensitive", 5.0),

@@ -63,6 +63,26 @@ def test_head_and_table_keep_the_bits_they_are_given(
     assert inner == {8 if precision == "int8" else 4}
 
 
+@pytest.mark.parametrize("precision", ["int4", "int4-fp16"])
+@pytest.mark.parametrize(("kind", "shared"), [("tied", True), ("untied", False)])
+@pytest.mark.parametrize(("head", "table"), [(4, 8), (8, 4), (4, 4)])
+def test_a_table_keeps_its_own_bits_and_shares_the_heads_where_they_are_as_many(
+    head: Any, table: Any, kind: str, shared: bool, precision: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source: Artifact = request.getfixturevalue(kind)
+    config = QuantizeConfig(precision=precision, block_size=64, head_bits=head, table_bits=table)
+    result = quantize(source, tmp_path / "out", config)
+    # The last product is the head.
+    nodes = {node.op_type: node for node in graph.load(result.graph(precision)).graph}
+    product, lookup = nodes["MatMulNBits"], nodes["GatherBlockQuantized"]
+    assert [node.attributes.get_int("bits") for node in (product, lookup)] == [head, table]
+    stored = initializers(result, precision)
+    data = [stored[str(value.name)] for value in (product.inputs[1], lookup.inputs[0]) if value is not None]
+    assert (data[0].offset == data[1].offset) == (shared and head == table)
+    if precision == "int4":
+        assert 0 < relative(logits(result, precision), logits(source, "fp32")) < 1
+
+
 @pytest.mark.parametrize(("precision", "bits"), WEIGHT_ONLY)
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_every_product_and_the_table_are_quantized(
