@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from deploykit.gateway.answering import Service, in_time, unless_left
 from deploykit.gateway.body import JsonRoute
-from deploykit.gateway.prompts import rendered, text_of, text_tokens
+from deploykit.gateway.prompts import INLINE, rendered, text_of, text_tokens
 from deploykit.gateway.replies import ERRORS, DetokenizeReply, TokenizeReply
 from deploykit.gateway.sampling import check_vocabulary
 from deploykit.gateway.schema import DetokenizeRequest, TokenizeRequest
@@ -18,10 +18,15 @@ def tokenize_routes(service: Service) -> APIRouter:
         "/tokenize", response_model=TokenizeReply, responses=ERRORS, summary="Turn a text or messages into tokens"
     )
     async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeReply | Response:
+        if body.messages is None and len(body.prompt or "") <= INLINE:
+            # Nothing to wait for, so nothing to give up.
+            return await _tokenized(service, body)
         return await unless_left(request, in_time(lambda: _tokenized(service, body), service.timeout))
 
     @router.post("/detokenize", response_model=DetokenizeReply, responses=ERRORS, summary="Turn tokens into their text")
     async def detokenize(body: DetokenizeRequest, request: Request) -> DetokenizeReply | Response:
+        if len(body.tokens) <= INLINE:
+            return await _detokenized(service, body)
         return await unless_left(request, in_time(lambda: _detokenized(service, body), service.timeout))
 
     return router
