@@ -77,7 +77,7 @@ def export(
     def check(source: Artifact, out: Path, **how: bool) -> Artifact:
         reference = partial(torch_reference, checkpoint, reading)
         try:
-            return run_validate(source, out, reference, validating, progress=progress, **how)
+            return run_validate(source, out, reference, validating, name=packaging.name, progress=progress, **how)
         except QualityError:
             raise
         except ParityError as error:

@@ -155,10 +155,11 @@ def _parity_note(found: Mapping[str, Any]) -> str:
 
 def _quality_note(found: Mapping[str, Any]) -> str:
     judged = "" if found["trained"] else "; not judged: the model doesn't know this text"
+    text = f", on {printable(found['text'])}" if found.get("text") else ""
     note = (
         f"perplexity {found['perplexity']:.2f} against {found['perplexity_fp32']:.2f} "
         f"({found['perplexity_loss']:+.2%}), "
-        f"KL {found['kl']:.1e}, same top-1 {found['top1_agreement']:.1%}{judged}"
+        f"KL {found['kl']:.1e}, same top-1 {found['top1_agreement']:.1%}{text}{judged}"
     )
     # Artifacts of before there were slices have no such field.
     over = found.get("slices_over", [])

@@ -44,6 +44,7 @@ def validate(
     reference: OpenReference | None = None,
     config: ValidateConfig | None = None,
     *,
+    name: str | None = None,
     overwrite: bool = False,
     link: bool = False,
     progress: Progress = silent,
@@ -58,6 +59,7 @@ def validate(
         out: the new artifact's folder; None only checks.
         reference: loads logits [S, V] of one row of token ids [S]; without it fp32 is compared with itself, uncached.
         config: limits, the text to measure on, and where to put the page even if a limit is passed.
+        name: what the page calls the model; what it was last packaged as, or else its architecture, where None.
         overwrite: whether an artifact at `out` may be replaced.
         link: whether unchanged files may be hard links: only where `source` is removed afterwards.
         progress: told which case runs.
@@ -72,7 +74,7 @@ def validate(
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     check_page(config.report)
     with nullcontext() if out is None else draft(out, overwrite=overwrite) as sheet:
-        report = Report.of(artifact, config)
+        report = Report.of(artifact, config, name=name)
         try:
             check(artifact, reference, config, report, progress=progress)
         except ParityError as error:

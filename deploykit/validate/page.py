@@ -14,6 +14,9 @@ TEMPLATE: Final = Path(__file__).with_name("report.html.jinja")
 _KINDS: Final = {"text": "text", "script": "script", "position": "context"}
 """What slices of each kind are called in a table's head."""
 
+_TOOLS: Final = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+"""Names of tools where they aren't their packages'."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
@@ -34,7 +37,15 @@ def render(report: Mapping[str, Any]) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     judged = {name: found for name, found in report["precisions"].items() if found["quality"]}
     plots = [*_plots(judged, report["limits"]), *_candidates(report["candidates"] or [])]
-    return template.render(report=report, judged=judged, plots=plots, kinds=_KINDS)
+    return template.render(
+        report=report,
+        judged=judged,
+        plots=plots,
+        kinds=_KINDS,
+        title=report["model"]["name"] or report["model"]["architecture"],
+        made_with=", ".join(f"{_TOOLS.get(name, name)} {version}" for name, version in report["versions"].items()),
+        baseline=next((found["quality"]["perplexity_fp32"] for found in judged.values()), None),
+    )
 
 
 def percent(share: float) -> str:

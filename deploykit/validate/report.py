@@ -1,12 +1,15 @@
 """`report.json`: what was asked of an artifact's models, what came out, and whether that is within the limits.
 
-The page is made of it alone (see `page`). Its fields:
+The page is made of it alone (see `page`). It holds no date: the same artifact and versions give the same bytes.
+Its fields:
 
     schema       1; raised when a field changes its meaning
     passed       whether every limit was kept
     failures     the limits that were passed, a sentence each
     warnings     the parts of the text on which a precision is past a limit, a sentence each
-    model        architecture, model_type, layers, vocab_size, max_context, cache
+    versions     of deploykit, of ONNX Runtime, and of what converted the model
+    model        name (what it is served as, null where nobody has said), architecture, model_type, layers, vocab_size,
+                 max_context, cache
     limits       atol, max_kl, max_perplexity_loss
     text         name and natural, and for each sample its label and tokens
     precisions   by precision, fp32 first:
@@ -22,6 +25,7 @@ The page is made of it alone (see `page`). Its fields:
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Final, Self
 
 from deploykit.artifact import MANIFEST, Artifact
@@ -69,28 +73,37 @@ class Report:
     artifact: Artifact
     config: ValidateConfig
     candidates: list[Mapping[str, Any]] | None
+    name: str | None = None
+    """What the model is served as."""
     text: Text | None = None
     cases: dict[Precision, Mapping[str, Any]] = field(default_factory=dict)
     verdicts: dict[Precision, Verdict] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, artifact: Artifact, config: ValidateConfig) -> Self:
-        """Return an empty report that knows what was measured when the precision was chosen.
+    def of(cls, artifact: Artifact, config: ValidateConfig, *, name: str | None = None) -> Self:
+        """Return an empty report that knows what was measured when the precision was chosen, and the model's name.
+
+        Args:
+            artifact: what is validated.
+            config: its limits.
+            name: what the model will be served as; what it was last packaged as where None.
 
         Raises:
             ArtifactError: the manifest's record of that is none that a stage writes.
         """
-        found = None
+        found = packaged = None
         for record in artifact.manifest.history:
             if record.stage == "quantize":
                 found = record.result.get("candidates") or None
+            if record.stage == "package":
+                packaged = record.options.get("name")
         if any(not isinstance(row, Mapping) or not row.keys() >= CANDIDATE for row in found or ()):
             raise ArtifactError(
                 f"{artifact.path / MANIFEST}: a row of the candidates lacks one of {', '.join(sorted(CANDIDATE))}; the "
                 "file was edited, export again"
             )
-        return cls(artifact=artifact, config=config, candidates=found)
+        return cls(artifact=artifact, config=config, candidates=found, name=name or packaged)
 
     def parity(self) -> dict[str, Any]:
         """Return the figures that `manifest.json` keeps: those of the whole, and which slices are past a limit."""
@@ -108,6 +121,7 @@ class Report:
             "passed": not self.failures,
             "failures": list(self.failures),
             "warnings": list(self._warnings()),
+            "versions": self._versions(),
             "model": self._model(),
             "limits": {
                 "atol": self.config.atol,
@@ -124,10 +138,18 @@ class Report:
             "candidates": self.candidates,
         }
 
+    def _versions(self) -> dict[str, str]:
+        converted = next((r.versions for r in self.artifact.manifest.history if r.stage == "convert"), {})
+        return {
+            **{name: version(name) for name in ("deploykit", "onnxruntime")},
+            **{name: converted[name] for name in ("torch", "transformers") if name in converted},
+        }
+
     def _model(self) -> dict[str, Any]:
         manifest = self.artifact.manifest
         spec = manifest.decoder
         return {
+            "name": self.name,
             "architecture": manifest.architecture,
             "model_type": manifest.model_type,
             "layers": len(spec.layers),

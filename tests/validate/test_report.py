@@ -143,6 +143,41 @@ def test_the_manifest_keeps_what_the_report_says(judged: Artifact, report: dict[
     assert judged.manifest.parity["fp32"] == report["precisions"]["fp32"]["parity"]
 
 
+def test_the_page_names_the_model_and_what_made_it_and_no_date(judged: Artifact, report: dict[str, Any]) -> None:
+    assert report["model"]["name"] is None
+    assert list(report["versions"]) == ["deploykit", "onnxruntime", "torch", "transformers"]
+    assert f"<title>{report['model']['architecture']}: validation passed</title>" in render(report)
+    record = StageRecord(stage="package", options={"name": "greeter"}, versions={}, result={})
+    packaged = Artifact(judged.path, replace(judged.manifest, history=(*judged.manifest.history, record)))
+    for name, shown in ((None, "greeter"), ("writer", "writer")):
+        model = Report.of(packaged, FEW, name=name).to_json()["model"]
+        text = render({**report, "model": model})
+        assert f"<title>{shown}: validation passed</title>" in text
+        assert f"<h1>{shown}</h1>" in text
+        assert f"made with deploykit {report['versions']['deploykit']}, ONNX Runtime " in text
+
+
+def test_limits_are_named_as_such(judged: Artifact, report: dict[str, Any]) -> None:
+    text = (judged.path / REPORT_PAGE).read_text()
+    results, limits = text.index("<h2>Precisions</h2>"), text.index("<h2>Limits</h2>")
+    for name, value in (("max_kl", "at most 0.02<"), ("max_perplexity_loss", "at most +2.00 %<")):
+        assert report["limits"][name] == 0.02
+        assert limits < text.index(value) < results
+
+
+def test_fp32_has_its_perplexity(judged: Artifact, report: dict[str, Any]) -> None:
+    row = Page((judged.path / REPORT_PAGE).read_text()).table("precision", "size")[0]
+    assert row[0] == "fp32"
+    assert row[2] == f"{report['precisions']['int8']['quality']['perplexity_fp32']:.5g}"
+
+
+def test_every_table_scrolls_in_a_place_of_its_own(judged: Artifact) -> None:
+    text = (judged.path / REPORT_PAGE).read_text()
+    tables = text.count("<table>")
+    assert tables > 6
+    assert text.count('<div class="scroll" role="region" tabindex="0" aria-label="table"><table>') == tables
+
+
 @pytest.mark.parametrize("label", ["<script>alert(1)</script>", '"><b x="', "a & b"])
 def test_labels_are_escaped(label: str, report: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(report).replace("English prose", json.dumps(label)[1:-1]))
@@ -237,6 +272,7 @@ def test_what_is_past_a_limit_is_red_on_the_page_and_in_the_terminal(judged: Art
     assert rows["int8 quality"].startswith("\x1b[31m")
     assert "past a limit on text Python code" in rows["int8 quality"]
     assert "\x1b" not in rows["int4 quality"]
+    assert f", on {report['text']['name']}" in rows["int4 quality"]
 
 
 def test_measured_candidates_are_shown(judged: Artifact, report: dict[str, Any]) -> None:
