@@ -17,11 +17,12 @@ from deploykit.client import (
     StreamBrokenError,
     UnavailableError,
 )
+from deploykit.client.facts import engine_facts
 from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.errors import context_of, is_full
 
 PROBE_TIMEOUT: Final = 10.0
-"""Seconds that the question for an engine's context may take: it is refused at once, or nobody answers."""
+"""Seconds that a question about an engine or a server may take: it is answered at once, or nobody answers."""
 
 Piece = tuple[int, Chunk]
 """A choice's number among all of a request, and what it adds."""
@@ -62,8 +63,7 @@ class Upstream:
     async def context(self, model: ServedModel) -> int:
         """Return the tokens that prompt and answer may have together.
 
-        An engine may run with less than its model was made for, as its settings and its memory are. It is asked by a
-        prompt as long as the model's context, which never fits: it is refused before anything runs, with the figure.
+        An engine may run with less than its model was made for, as its settings and its memory are, so it is asked.
 
         Raises:
             ClientError: the engine doesn't answer.
@@ -71,8 +71,7 @@ class Upstream:
         key = _key(model)
         if key in self._contexts:
             return self._contexts[key]
-        # Whoever asks meanwhile waits for the same answer: that prompt takes milliseconds to send, for each of them,
-        # and a Triton that is down is asked for it by every request.
+        # Whoever asks meanwhile waits for the same answer: a Triton that is down is asked by every request.
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.ensure_future(self._learn_context(model))
@@ -172,12 +171,13 @@ class Upstream:
             await _end(tasks)
 
     async def _learn_context(self, model: ServedModel) -> int:
-        context = None
         try:
-            await self._client.generate([0] * model.context, model=model.name, timeout=PROBE_TIMEOUT, max_tokens=1)
-        except InvalidRequestError as error:
-            context = context_of(error)
-        self._contexts[_key(model)] = context or model.context
+            facts = await engine_facts(self._client, model.name, timeout=PROBE_TIMEOUT)
+        except InvalidRequestError:
+            # A backend older than the question; what it refuses for its length will tell.
+            facts = {}
+        context = facts.get("context")
+        self._contexts[_key(model)] = context if isinstance(context, int) else model.context
         return self._contexts[_key(model)]
 
     def _asked(self, key: Key, asking: "asyncio.Future[int]") -> None:

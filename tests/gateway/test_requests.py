@@ -32,7 +32,6 @@ def triton() -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def gateway(chatty: Path, triton: Running) -> Iterator[Gateway]:
     with open_gateway([chatty], triton.url) as running:
-        # The first request asks the engine for its context.
         assert running.post("/v1/completions", TEXT).status_code == 200
         yield running
 

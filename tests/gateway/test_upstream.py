@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from inference_server import Running, Service, error, run
 
 from deploykit.client import AsyncClient, Chunk, InvalidRequestError, UnavailableError
 from deploykit.client.exchange import Request
@@ -23,30 +24,34 @@ MODEL = ServedModel(
     vocabulary=Vocabulary(None),
     template=None,
 )
-TOO_LONG = InvalidRequestError("the prompt has 512 tokens, but the context of 200 leaves room for 199; shorten it")
+TOO_LONG = "INVALID_ARGUMENT: the prompt has 300 tokens, but the context of 150 leaves room for 149; shorten it"
 
 
 def question(*prompts: list[int]) -> Question:
     return Question(model=MODEL, prompts=prompts, choices=1, sampling={}, request_id=None, trace={})
 
 
-def test_many_who_come_first_have_the_context_asked_for_once() -> None:
-    triton = MockTransport(TOO_LONG)
+@pytest.fixture
+def triton() -> Iterator[Running]:
+    """A server whose engine has less context than its model was made for."""
+    running = run(Service(facts={"context": 200}))
+    yield running
+    running.server.stop(grace=0).wait()
 
+
+def test_many_who_come_first_have_the_context_asked_for_once(triton: Running) -> None:
     async def main() -> list[int]:
-        async with AsyncClient(transport=triton, tries=1) as client:
+        async with AsyncClient(triton.url, tries=1) as client:
             upstream = Upstream(client)
             return await asyncio.gather(*[upstream.context(MODEL) for _ in range(20)])
 
     assert asyncio.run(main()) == [200] * 20
-    assert len(triton.requests) == 1
+    assert (triton.service.descriptions, len(triton.service.requests)) == (1, 0)
 
 
-def test_whoever_leaves_does_not_take_the_answer_from_the_others() -> None:
-    triton = MockTransport(TOO_LONG)
-
+def test_whoever_leaves_does_not_take_the_answer_from_the_others(triton: Running) -> None:
     async def main() -> int:
-        async with AsyncClient(transport=triton, tries=1) as client:
+        async with AsyncClient(triton.url, tries=1) as client:
             upstream = Upstream(client)
             first, second = (asyncio.create_task(upstream.context(MODEL)) for _ in range(2))
             await asyncio.sleep(0)
@@ -56,19 +61,37 @@ def test_whoever_leaves_does_not_take_the_answer_from_the_others() -> None:
     assert asyncio.run(main()) == 200
 
 
-def test_a_triton_that_was_down_is_asked_again() -> None:
-    replies: list[Any] = [UnavailableError("down"), TOO_LONG]
-    triton = MockTransport(lambda _: replies.pop(0))
+def test_a_triton_that_was_down_is_asked_again(triton: Running) -> None:
+    triton.service.facts = error("UNAVAILABLE: the engine starts")
 
     async def main() -> int:
-        async with AsyncClient(transport=triton, tries=1) as client:
+        async with AsyncClient(triton.url, tries=1) as client:
             upstream = Upstream(client)
             refused = await asyncio.gather(*[upstream.context(MODEL) for _ in range(3)], return_exceptions=True)
             assert [type(error) for error in refused] == [UnavailableError] * 3
+            triton.service.facts = {"context": 200}
             return await upstream.context(MODEL)
 
     assert asyncio.run(main()) == 200
-    assert not replies
+
+
+@pytest.mark.parametrize("facts", [None, {}, {"context": "200"}])
+def test_of_a_backend_that_does_not_tell_the_models_own_context_is_taken_until_it_refuses(
+    triton: Running, facts: dict[str, Any] | None
+) -> None:
+    triton.service.facts = facts
+    triton.service.answer = lambda request, context: iter([error(TOO_LONG)])
+
+    async def main() -> None:
+        async with AsyncClient(triton.url, tries=1) as client:
+            upstream = Upstream(client)
+            assert await upstream.context(MODEL) == 512
+            with pytest.raises(InvalidRequestError):
+                await upstream.completions(question([0] * 300), timeout=5)
+            assert await upstream.context(MODEL) == 150
+
+    asyncio.run(main())
+    assert triton.service.descriptions == 1
 
 
 def test_many_who_ask_for_health_are_one_question_for_triton() -> None:

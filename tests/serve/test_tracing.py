@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from collector import Collector, attributes, collecting, never_answering
+from gateways import open_gateway
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from triton_calls import generate, stream
 from tritonclient.utils import InferenceServerException
@@ -110,6 +111,19 @@ def test_a_request_is_a_span_below_its_callers_with_one_for_each_stage(watched: 
     assert told["gen_ai.response.finish_reasons"] == ["length"]
     assert told["deploykit.request_id"] == "order-66"
     assert watched.collector.services == {"deploykit-engine"}
+
+
+def test_a_gateways_question_for_the_context_has_no_line(watched: Watched, slow_repository: Path) -> None:
+    before = len(watched.lines())
+    with open_gateway([slow_repository], watched.server.grpc_url) as gateway:
+        reply = gateway.post("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 1})
+        assert reply.status_code == 200
+    end = time.monotonic() + 10
+    while len(watched.lines()) == before:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    # Lines come in order, so that of the question would be there by now.
+    assert [(line["status"], line["generated_tokens"]) for line in watched.lines()[before:]] == [("OK", 1)]
 
 
 def test_the_log_tells_the_same_and_no_prompt(watched: Watched) -> None:
