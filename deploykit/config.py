@@ -233,7 +233,9 @@ class EngineConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.log_prompts and not self.log_requests:
-            raise ConfigError("log_prompts is true, but log_requests is not; set both, or neither")
+            raise ConfigError(
+                "log_prompts is true, but log_requests is not; set both, or neither (--log-requests --log-prompts)"
+            )
         for name in ("max_rows", "max_queue", "prefill_chunk"):
             _whole(name, getattr(self, name), 1)
         if self.max_context is not None:
@@ -271,6 +273,8 @@ class GatewayConfig:
     """Seconds until a whole answer must be there."""
     exit_timeout: float = 30.0
     """Seconds that open streams get to finish at shutdown."""
+    log_requests: bool = True
+    """Whether each request that has ended is a line of the log; those that failed always are."""
     log_prompts: bool = False
     """Whether prompts stand in the log."""
 

@@ -1,5 +1,6 @@
 """Sockets to listen on, and how what listens there is reached."""
 
+import ipaddress
 import socket
 
 from deploykit.errors import ServeError
@@ -32,6 +33,14 @@ def listen(host: str, port: int, option: str) -> socket.socket:
 def bracketed(host: str) -> str:
     """Return a host as it stands before a port."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def reachable(host: str) -> str:

@@ -3,12 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploykit.cli import options
 from deploykit.config import GatewayConfig
+
+if TYPE_CHECKING:
+    from deploykit.gateway.server import Listening
 
 
 @click.command()
@@ -32,6 +35,12 @@ from deploykit.config import GatewayConfig
     show_default=True,
     help="Seconds open streams get at shutdown.",
 )
+@click.option(
+    "--log-requests/--no-log-requests",
+    default=GatewayConfig.log_requests,
+    show_default=True,
+    help="A line of the log for each request that went well; those that failed always have one.",
+)
 @click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 @options.as_json
 def gateway(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
@@ -42,11 +51,25 @@ def gateway(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None
     config = GatewayConfig(**settings)
     from deploykit.gateway.server import run
 
-    def welcome(url: str) -> None:
+    def welcome(listening: "Listening") -> None:
         if as_json:
-            click.echo(json.dumps({"openai": f"{url}/v1", "pid": os.getpid()}))
+            click.echo(json.dumps({"openai": f"{listening.url}/v1", "pid": os.getpid()}))
         else:
-            click.echo(f"openai   {url}/v1")
-            click.echo("\nCtrl-C stops it.")
+            _welcome(listening)
 
-    run(artifacts, config, on_listening=welcome)
+    def tell_triton(state: str) -> None:
+        if not as_json:
+            click.echo(f"triton   {config.triton}: {state}")
+
+    run(artifacts, config, on_listening=welcome, on_triton=tell_triton)
+
+
+def _welcome(listening: "Listening") -> None:
+    from deploykit.cli.examples import tell_examples
+
+    click.echo(f"openai   {listening.url}/v1")
+    for model, chats in listening.models.items():
+        click.echo(f"model    {model}{'' if chats else ' (no chat template: completions only)'}")
+    click.echo(f"keys     {'wanted' if listening.keys else 'none: whoever reaches the port is let in (--api-keys)'}\n")
+    tell_examples(f"{listening.url}/v1", listening.models, keys=listening.keys)
+    click.echo("Ctrl-C stops it.")

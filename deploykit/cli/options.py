@@ -144,7 +144,7 @@ answering = _all(
         default=None,
         metavar="FILE",
         help="One key a line, KEY or NAME:KEY, read again when it changes; those in DEPLOYKIT_API_KEYS count, "
-        "too. Everybody is let in by default.",
+        "too. Everybody is let in by default. They guard the gateway alone; Triton's own ports ask for none.",
     ),
     click.option(
         "--metrics-access",

@@ -5,22 +5,27 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from deploykit.cli import console, options
 from deploykit.config import EngineConfig, GatewayConfig, ServeConfig
 from deploykit.errors import ConfigError, DeploykitError
+from deploykit.listening import is_loopback
 from deploykit.sizes import spell_bytes
 
 if TYPE_CHECKING:
     from deploykit.serve import LocalServer
+    from deploykit.serve.events import Event
+
+
+HOST_HELP: Final = "Address of every port, Triton's too: those ask nobody for a key, whatever --api-keys says."
 
 
 @click.command()
 @options.artifacts
-@click.option("--host", default=ServeConfig.host, show_default=True, help="Address to listen on.")
+@click.option("--host", default=ServeConfig.host, show_default=True, help=HOST_HELP)
 @click.option(
     "--http-port",
     type=int,
@@ -73,7 +78,7 @@ def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     engine = {field.name: settings.pop(field.name) for field in fields(EngineConfig)}
     # Options that weren't given leave the word to each model's config.pbtxt.
     given = {name: value for name, value in engine.items() if value is not None}
-    config = ServeConfig(engine=given, gateway=_gateway(settings, log_prompts=bool(engine["log_prompts"])), **settings)
+    config = ServeConfig(engine=given, gateway=_gateway(settings, engine), **settings)
     from deploykit.serve import serve as start
 
     with console.progress() as progress:
@@ -86,11 +91,14 @@ def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
                 _addresses(server) | {"pid": os.getpid(), "models": server.models, "facts": server.facts()}
             )
         else:
-            _welcome(server)
-        server.wait(on_reload=lambda outcome: _tell_reload(server, outcome, as_json=as_json))
+            _welcome(server, artifacts, config)
+        server.wait(
+            on_reload=lambda outcome: _tell_reload(server, outcome, as_json=as_json),
+            on_event=lambda event: tell_event(event, exit_timeout=config.exit_timeout, as_json=as_json),
+        )
 
 
-def _gateway(settings: dict[str, Any], *, log_prompts: bool) -> dict[str, Any]:
+def _gateway(settings: dict[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
     """Take the gateway's options out of `settings`, and return them.
 
     Raises:
@@ -99,8 +107,11 @@ def _gateway(settings: dict[str, Any], *, log_prompts: bool) -> dict[str, Any]:
     gateway = {name: settings.pop(name) for name in options.ANSWERING}
     changed = [name for name, value in gateway.items() if value != getattr(GatewayConfig, name)]
     if changed and settings["openai_port"] is None:
+        spelled = {option.name: option.opts[0] for option in click.get_current_context().command.params}
+        changed = [spelled[name] for name in changed]
         raise ConfigError(f"{', '.join(changed)}: there is no gateway to set this for; add --openai-port 9000")
-    return {**gateway, "log_prompts": log_prompts}
+    # What went well is logged where the engine's requests are.
+    return {**gateway, **{name: bool(engine[name]) for name in ("log_requests", "log_prompts")}}
 
 
 def _addresses(server: "LocalServer") -> dict[str, str]:
@@ -114,24 +125,32 @@ def _addresses(server: "LocalServer") -> dict[str, str]:
     }
 
 
-def _welcome(server: "LocalServer") -> None:
+def _welcome(server: "LocalServer", artifacts: tuple[Path, ...], config: ServeConfig) -> None:
     for name, value in _addresses(server).items():
         click.echo(f"{name:<8} {value}")
     for model, facts in server.facts().items():
         tell_model(model, facts)
     body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
-    click.echo(f"\n  curl -N {server.http_url}/v2/models/{server.models[0]}/generate_stream -d '{body}'\n")
+    from deploykit.cli.examples import chatty_models, tell_examples, wants_key
+
+    keys = server.openai_url is not None and wants_key(config.gateway["api_keys"])
+    if line := open_ports(config.host, keys=keys):
+        click.echo(line)
+    click.echo()
+    for model in server.models:
+        click.echo(f"  curl -N {server.http_url}/v2/models/{model}/generate_stream -d '{body}'\n")
     if server.openai_url:
-        _welcome_openai(server.openai_url, server.models[0])
+        tell_examples(server.openai_url, chatty_models(*artifacts), keys=keys)
     click.echo("Ctrl-C stops it.")
 
 
-def _welcome_openai(url: str, model: str) -> None:
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 32, "stream": True})
-    click.echo(f"  curl -N {url}/completions -H 'Content-Type: application/json' -d '{body}'\n")
-    click.echo("  from openai import OpenAI")
-    click.echo(f'  client = OpenAI(base_url="{url}", api_key="a key, if you have set any")')
-    click.echo(f'  print(client.completions.create(model="{model}", prompt="Hello", max_tokens=32).choices[0].text)\n')
+def open_ports(host: str, *, keys: bool) -> str | None:
+    """Return a warning of what is open to callers without a key, where somebody may think that nothing is."""
+    if is_loopback(host):
+        whom = "everybody on this machine"
+        return f"note     the keys guard the gateway alone: Triton's ports answer {whom} without one" if keys else None
+    guarded = "; --api-keys guards the gateway alone" if keys else ""
+    return f"note     Triton's ports answer whoever reaches {host}, without a key{guarded}: put a firewall before them"
 
 
 def tell_model(model: str, facts: Mapping[str, Any]) -> None:
@@ -178,3 +197,19 @@ def _tell_reload(server: "LocalServer", outcome: "list[str] | DeploykitError", *
                 tell_model(model, facts[model])
         if not outcome:
             click.echo("reload   nothing has changed")
+
+
+def tell_event(event: "Event", *, exit_timeout: float, as_json: bool) -> None:
+    """Print on stderr what has died, what serves again, and that the end has begun; for scripts on stdout as well."""
+    reason = console.printable(event.reason)
+    match event.what:
+        case "died":
+            line = f"{reason}; it is started again"
+        case "restarted":
+            line = f"{reason}; it serves again, {event.seconds:.1f} s later"
+        case "stopping":
+            line = f"stopping: open requests may take {exit_timeout:.0f} s; Ctrl-C again ends it at once"
+    click.echo(line, err=True)
+    if as_json and event.what != "stopping":
+        told = {"reason": event.reason, "seconds": round(event.seconds, 1) if event.what == "restarted" else None}
+        click.echo(json.dumps({"event": event.what, **told}))

@@ -13,6 +13,7 @@ from deploykit.gateway.completions import completion_routes
 from deploykit.gateway.document import describe_models
 from deploykit.gateway.errors import Failures, add_handlers
 from deploykit.gateway.models import model_routes
+from deploykit.gateway.readiness import Readiness
 from deploykit.gateway.tokenize import tokenize_routes
 from deploykit.gateway.upstream import Upstream
 
@@ -38,7 +39,7 @@ def create_app(catalogue: Catalogue, backend: AsyncClient, settings: GatewayConf
     add_handlers(app)
     app.add_middleware(Failures)
     for router in (
-        model_routes(service),
+        model_routes(service, Readiness(backend)),
         chat_routes(service),
         completion_routes(service),
         tokenize_routes(service),

@@ -4,11 +4,11 @@ from fastapi import APIRouter
 
 from deploykit.gateway.answering import Service
 from deploykit.gateway.catalogue import ServedModel
-from deploykit.gateway.errors import unavailable
+from deploykit.gateway.readiness import Readiness, not_ready
 from deploykit.gateway.replies import ERRORS, HealthReply, ModelReply, ModelsReply
 
 
-def model_routes(service: Service) -> APIRouter:
+def model_routes(service: Service, readiness: Readiness) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
@@ -22,8 +22,8 @@ def model_routes(service: Service) -> APIRouter:
 
     @router.get("/health", responses=ERRORS, summary="Say whether Triton and every model are ready")
     async def health() -> HealthReply:
-        if not await service.upstream.is_ready(service.catalogue.models):
-            raise unavailable()
+        if trouble := await readiness.trouble(service.catalogue.models):
+            raise not_ready(trouble)
         return HealthReply(status="ok")
 
     return router

@@ -35,6 +35,7 @@ class Observe:
         *,
         metrics: Metrics,
         tracing: Tracing | None,
+        log_requests: bool = True,
         log_prompts: bool,
         quiet: frozenset[str],
     ) -> None:
@@ -44,11 +45,12 @@ class Observe:
             app: what answers.
             metrics: where requests are counted.
             tracing: what makes spans, if anything does.
+            log_requests: whether a request that went well is logged.
             log_prompts: whether prompts stand in the log.
             quiet: paths that are asked for every few seconds: only what goes wrong there is logged.
         """
         self._app, self._metrics, self._tracing = app, metrics, tracing
-        self._log_prompts, self._quiet = log_prompts, quiet
+        self._log_requests, self._log_prompts, self._quiet = log_requests, log_prompts, quiet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and tell of it when it is over."""
@@ -94,7 +96,7 @@ class Observe:
     def _count(self, scope: Scope, watch: RequestWatch, status: int) -> None:
         method, route = _method(scope), _route(scope)
         self._metrics.http.labels(method, route, str(status)).inc()
-        if route not in self._quiet or status >= 400:
+        if status >= 400 or (self._log_requests and route not in self._quiet):
             tell("request", method=method, route=route, status=status, **_facts(scope, watch))
 
 

@@ -5,8 +5,9 @@ import functools
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -21,8 +22,9 @@ from deploykit.errors import ConfigError, DeploykitError
 from deploykit.gateway.app import create_app
 from deploykit.gateway.catalogue import Catalogue
 from deploykit.gateway.connection import Bounds, Connection
-from deploykit.gateway.keys import KeyRing
+from deploykit.gateway.key_ring import KeyRing
 from deploykit.gateway.logs import set_up, tell
+from deploykit.gateway.readiness import Readiness, watch
 from deploykit.gateway.stack import guard, tell_trouble
 from deploykit.gateway.tracing import Tracing, open_tracing
 from deploykit.listening import bracketed, listen, reachable
@@ -37,7 +39,24 @@ SPARE_FILES: Final = 128
 BACKLOG: Final = 2048
 
 
-def run(paths: Sequence[Path], config: GatewayConfig, *, on_listening: Callable[[str], None]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """A gateway that answers, as it introduces itself."""
+
+    url: str
+    models: Mapping[str, bool]
+    """Those that it offers, and whether each has a chat template."""
+    keys: bool
+    """Whether it asks for a key."""
+
+
+def run(
+    paths: Sequence[Path],
+    config: GatewayConfig,
+    *,
+    on_listening: Callable[[Listening], None],
+    on_triton: Callable[[str], None] = lambda _: None,
+) -> None:
     """Answer requests until SIGTERM or Ctrl-C; open streams then finish within `config.exit_timeout`.
 
     SIGHUP reads the models' files and the keys again. Triton may come up later, or go and come back.
@@ -45,7 +64,8 @@ def run(paths: Sequence[Path], config: GatewayConfig, *, on_listening: Callable[
     Args:
         paths: packaged artifacts and model repositories, those that Triton serves.
         config: where to listen, whom to let in, and how much to take.
-        on_listening: told the gateway's URL.
+        on_listening: told where and what the gateway is.
+        on_triton: told how Triton is, once that is known; the log tells of changes.
 
     Raises:
         ArtifactError: no model there, or one that can't be read.
@@ -64,8 +84,12 @@ def run(paths: Sequence[Path], config: GatewayConfig, *, on_listening: Callable[
         _allow_files(config.max_requests + SPARE_CONNECTIONS + SPARE_FILES)
         host = bracketed(reachable(config.host))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            url = f"http://{host}:{listening.getsockname()[1]}"
-            runner.run(_serve(listening, catalogue, ring, config, tracing, lambda: on_listening(url)))
+            told = Listening(
+                url=f"http://{host}:{listening.getsockname()[1]}",
+                models={model.name: model.template is not None for model in catalogue.models},
+                keys=not ring.is_open,
+            )
+            runner.run(_serve(listening, catalogue, ring, config, tracing, lambda: on_listening(told), on_triton))
 
 
 async def _serve(
@@ -75,6 +99,7 @@ async def _serve(
     config: GatewayConfig,
     tracing: Tracing | None,
     on_listening: Callable[[], None],
+    on_triton: Callable[[str], None],
 ) -> None:
     reloads: set[asyncio.Task[None]] = set()
     hung_up = Hangup()
@@ -93,7 +118,12 @@ async def _serve(
         server = uvicorn.Server(_uvicorn_config(app, config))
         with _ending_well(server):
             on_listening()
-            await server.serve(sockets=[listening])
+            watching = asyncio.ensure_future(watch(Readiness(backend), lambda: catalogue.models, on_triton))
+            try:
+                await server.serve(sockets=[listening])
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
 
 
 def _uvicorn_config(app: ASGIApp, config: GatewayConfig) -> uvicorn.Config:

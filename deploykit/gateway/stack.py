@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploykit.config import GatewayConfig
 from deploykit.errors import ConfigError
-from deploykit.gateway.keys import KeyRing, Keys
+from deploykit.gateway.key_ring import KeyRing
+from deploykit.gateway.keys import Keys
 from deploykit.gateway.limits import Bodies, OpenRequests, SlowReaders
 from deploykit.gateway.logs import tell
 from deploykit.gateway.metrics import PATH as METRICS
@@ -28,8 +29,8 @@ EXPOSED: Final = (HEADER, "retry-after")
 def guard(app: ASGIApp, config: GatewayConfig, ring: KeyRing, *, tracing: Tracing | None = None) -> ASGIApp:
     """Return `app` behind keys and limits, watched, with `/metrics` and `/health/live` beside its routes.
 
-    Everything stands in the log; whoever has no key is turned away before a byte of the body is read; pages of other
-    origins learn of it, too.
+    Everything stands in the log, what goes well only if that is wanted; whoever has no key is turned away before a byte
+    of the body is read; pages of other origins learn of it, too.
     """
     metrics = Metrics()
     probed = frozenset({HEALTH, LIVE, METRICS})
@@ -48,7 +49,14 @@ def guard(app: ASGIApp, config: GatewayConfig, ring: KeyRing, *, tracing: Tracin
             allow_headers=("*",),
             expose_headers=EXPOSED,
         )
-    inner = Observe(inner, metrics=metrics, tracing=tracing, log_prompts=config.log_prompts, quiet=probed)
+    inner = Observe(
+        inner,
+        metrics=metrics,
+        tracing=tracing,
+        log_requests=config.log_requests,
+        log_prompts=config.log_prompts,
+        quiet=probed,
+    )
     return RequestIds(SlowReaders(inner, timeout=config.body_timeout))
 
 

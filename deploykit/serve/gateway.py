@@ -18,6 +18,8 @@ import deploykit.serve.leash as leash
 from deploykit.config import GatewayConfig, ServeConfig
 from deploykit.errors import MissingExtraError, ServeError
 from deploykit.listening import bracketed, reachable
+from deploykit.repository import open_repository
+from deploykit.serve.events import Event, Tell, spell_status
 from deploykit.serve.settings import ENGINE_VARIABLE
 
 POLL: Final = 0.1
@@ -46,6 +48,23 @@ def check_installed() -> None:
     for package in _PACKAGES:
         if find_spec(package) is None:
             raise MissingExtraError(package, extra="gateway", needed_for="deploykit serve --openai-port")
+
+
+def check_inputs(paths: Sequence[Path], config: ServeConfig) -> None:
+    """Check what a gateway would refuse to start on, before Triton is started.
+
+    Raises:
+        ConfigError: the keys can't be read.
+        ArtifactError: a model's chat template can't be read, or doesn't compile.
+    """
+    # Here, since a server without a gateway needs none of it.
+    from deploykit.chat_template import ChatTemplate
+    from deploykit.gateway.key_ring import KeyRing
+
+    KeyRing(config.gateway.get("api_keys"))
+    for model in open_repository(*paths).models:
+        if template := ChatTemplate.open(model.version_folder(model.versions[-1])):
+            template.close()
 
 
 class GatewayProcess:
@@ -114,7 +133,16 @@ class GatewayProcess:
 class Gateway:
     """Keeps a gateway alive: starts it, restarts it when it dies or falls silent, and ends it after its last stream."""
 
-    def __init__(self, paths: Sequence[Path], config: ServeConfig, *, port: int, grpc: str, log: Path | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        config: ServeConfig,
+        *,
+        port: int,
+        grpc: str,
+        log: Path | None,
+        tell: Tell = lambda _: None,
+    ) -> None:
         """Prepare one.
 
         Args:
@@ -123,8 +151,9 @@ class Gateway:
             port: where it is to listen.
             grpc: Triton's gRPC endpoint.
             log: file that its log is appended to; stderr where None.
+            tell: hears of each death and each restart.
         """
-        self._paths, self._log = tuple(paths), log
+        self._paths, self._log, self._tell = tuple(paths), log, tell
         self._settings = GatewayConfig(
             host=config.host, port=port, triton=grpc, exit_timeout=config.exit_timeout, **config.gateway
         )
@@ -135,6 +164,8 @@ class Gateway:
         self._process: GatewayProcess | None = None
         self._answered: float | None = None
         """When it last did; None before it ever has."""
+        self._died: tuple[float, str] | None = None
+        """When it stopped serving, and why; None while it serves."""
         self._began = time.monotonic()
         self.restarts = 0
         self.url = f"http://{bracketed(reachable(config.host))}:{port}/v1"
@@ -157,6 +188,9 @@ class Gateway:
         """Return why requests should go elsewhere, or None."""
         if self._answered is None:
             return "the gateway starts"
+        process = self._process
+        if self._died or (process and process.status() is not None):
+            return "the gateway starts again"
         return None if time.monotonic() - self._answered < PROBE_LIFETIME else "the gateway does not answer"
 
     def lost(self) -> str | None:
@@ -192,21 +226,37 @@ class Gateway:
         try:
             while not self._stop.is_set():
                 began = time.monotonic()
-                process = self._process = GatewayProcess(
-                    self._paths, self._settings, engine=self._engine, log=self._log
-                )
-                try:
-                    trouble = self._watch(process)
-                finally:
-                    process.kill()
-                if not self._settled.is_set() and not self._stop.is_set():
+                trouble = self._run_once()
+                if self._stop.is_set():
+                    return
+                if not self._settled.is_set():
                     self._failure = ServeError(f"the gateway can't be started: {trouble}")
                     return
+                self._tell(Event(what="died", reason=f"the gateway {trouble}"))
                 deaths = 1 if time.monotonic() - began > STABLE else deaths + 1
-                self.restarts += 0 if self._stop.is_set() else 1
+                self.restarts += 1
                 self._stop.wait(0 if deaths == 1 else min(2.0 ** (deaths - 2), MAX_PAUSE))
+        except Exception as error:
+            # This thread is the only one that could start it again; liveness turns red in time.
+            self._failure = ServeError(f"the gateway can't be kept running: {error!r}")
+            self._tell(Event(what="died", reason=str(self._failure)))
         finally:
             self._settled.set()
+
+    def _run_once(self) -> str:
+        """Return what became of one process, from its start to its end."""
+        try:
+            process = self._process = GatewayProcess(self._paths, self._settings, engine=self._engine, log=self._log)
+        except OSError as error:
+            # There may be memory for it later; the first one fails for good.
+            trouble = f"can't be run ({error.strerror})"
+        else:
+            try:
+                trouble = self._watch(process)
+            finally:
+                process.kill()
+        self._died = self._died or (time.monotonic(), trouble)
+        return trouble
 
     def _watch(self, process: GatewayProcess) -> str:
         """Return what was wrong when it has ended or fallen silent; end it when asked to."""
@@ -214,17 +264,25 @@ class Gateway:
         allowed, interval = self._startup_timeout, POLL
         while not self._stop.wait(POLL):
             if (status := process.status()) is not None:
-                return f"{process.reason()} (exit status {status})"
+                lived = self._settled.is_set() and not self._died
+                return f"has died ({spell_status(status)})" if lived else f"{process.reason()} (exit status {status})"
             if time.monotonic() - asked >= interval:
                 asked = time.monotonic()
                 if process.answers():
                     heard = self._answered = time.monotonic()
                     allowed, interval = self._silence, PROBE_INTERVAL
                     self._settled.set()
+                    self._tell_recovery()
             if time.monotonic() - heard > allowed:
-                return f"no answer for {allowed:.0f} s"
+                return f"gave no answer for {allowed:.0f} s"
         self._end(process)
         return "it was asked to end"
+
+    def _tell_recovery(self) -> None:
+        if self._died:
+            since, trouble = self._died
+            self._died = None
+            self._tell(Event(what="restarted", reason=f"the gateway {trouble}", seconds=time.monotonic() - since))
 
     def _end(self, process: GatewayProcess) -> None:
         process.send(signal.SIGTERM)
@@ -246,6 +304,8 @@ def command_line(paths: Sequence[Path], config: GatewayConfig) -> Iterator[str]:
     yield from (f"--max-body={config.max_body}", f"--max-requests={config.max_requests}")
     yield from (f"--body-timeout={config.body_timeout}", f"--answer-timeout={config.timeout}")
     yield f"--exit-timeout={config.exit_timeout}"
+    if not config.log_requests:
+        yield "--no-log-requests"
     if config.log_prompts:
         yield "--log-prompts"
     yield "--"

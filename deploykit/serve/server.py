@@ -12,7 +12,8 @@ from typing import Any, Self
 from deploykit.config import EngineConfig, ServeConfig
 from deploykit.errors import DeploykitError, ServeError
 from deploykit.listening import bracketed, reachable
-from deploykit.serve.gateway import Gateway, check_installed
+from deploykit.serve.events import Event, Events, Tell
+from deploykit.serve.gateway import Gateway, check_inputs, check_installed
 from deploykit.serve.health import HealthServer
 from deploykit.serve.heartbeat import Beat, current
 from deploykit.serve.install import Install, find_install
@@ -37,6 +38,7 @@ class LocalServer:
         gateway_log: Path | None,
     ) -> None:
         self._loading = loading
+        self._events = Events()
         self._stack = ExitStack()
         with ExitStack() as stack:
             ports = choose_ports(config)
@@ -53,8 +55,10 @@ class LocalServer:
             self.grpc_url = f"{host}:{ports['grpc_port']}"
             self._gateway: Gateway | None = None
             if port := ports.get("openai_port"):
-                self._gateway = Gateway(loading.paths, config, port=port, grpc=self.grpc_url, log=gateway_log)
-            self._supervisor = Supervisor(launch, config, before_end=self._drain_gateway)
+                self._gateway = Gateway(
+                    loading.paths, config, port=port, grpc=self.grpc_url, log=gateway_log, tell=self._events.tell
+                )
+            self._supervisor = Supervisor(launch, config, before_end=self._drain_gateway, tell=self._events.tell)
             stack.enter_context(HealthServer(listening, live=self._live, ready=self._ready))
             self._stack = stack.pop_all()
         self.metrics_url = f"http://{host}:{ports['metrics_port']}/metrics"
@@ -124,7 +128,12 @@ class LocalServer:
             self._gateway.reload()
         return names
 
-    def wait(self, *, on_reload: Callable[[list[str] | DeploykitError], None] = lambda _: None) -> None:
+    def wait(
+        self,
+        *,
+        on_reload: Callable[[list[str] | DeploykitError], None] = lambda _: None,
+        on_event: Tell = lambda _: None,
+    ) -> None:
         """Return when the server has ended: after SIGTERM or Ctrl-C if this is the main thread, or after `close`.
 
         The first signal lets open requests finish, the second doesn't. SIGHUP reloads, unless it means that the
@@ -132,13 +141,17 @@ class LocalServer:
 
         Args:
             on_reload: told, on a thread of its own, which models a reload has replaced, or why it could not.
+            on_event: told, on another one, what has died, what serves again, and that the end has been asked for.
 
         Raises:
             ServeError: the server kept dying and was given up.
         """
 
         def on_end(_number: int, _frame: FrameType | None) -> None:
-            self._supervisor.request_stop(hurry=self._supervisor.is_stopping)
+            again = self._supervisor.is_stopping
+            self._supervisor.request_stop(hurry=again)
+            if not again:
+                self._events.tell(Event(what="stopping"))
 
         hung_up = Hangup()
 
@@ -148,7 +161,7 @@ class LocalServer:
             else:
                 threading.Thread(target=self._reload_and_tell, args=(on_reload,), name="reload", daemon=True).start()
 
-        with handling(on_end, *ENDING), handling(on_hangup, signal.SIGHUP):
+        with self._events.heard_by(on_event), handling(on_end, *ENDING), handling(on_hangup, signal.SIGHUP):
             self._supervisor.wait()
 
     def _reload_and_tell(self, on_reload: Callable[[list[str] | DeploykitError], None]) -> None:
@@ -222,6 +235,8 @@ def serve(
     with _leaving() if signals else nullcontext():
         mode = config.engine.get("mode", EngineConfig.mode)
         loading = Loading([Path(each) for each in paths], mode=mode, timeout=config.startup_timeout)
+        if config.openai_port is not None:
+            check_inputs(loading.paths, config)
         install = find_install(triton)
         install.check()
         server = LocalServer(loading, config, install, log=log, gateway_log=gateway_log)

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from deploykit.config import ServeConfig
 from deploykit.errors import DeploykitError, ServeError
+from deploykit.serve.events import Event, Tell, spell_ending, spell_status
 from deploykit.serve.heartbeat import Beat, State, current, is_running
 
 POLL: Final = 0.1
@@ -87,6 +88,7 @@ class Supervisor:
         config: ServeConfig,
         *,
         before_end: Callable[[threading.Event], None] = lambda _: None,
+        tell: Tell = lambda _: None,
     ) -> None:
         """Keep what `launch` starts alive.
 
@@ -95,14 +97,17 @@ class Supervisor:
             config: its time limits.
             before_end: called before a server that serves is asked to end, and what it does is waited for, as long as
                 the event isn't set: there is no time then.
+            tell: hears of each death and each restart.
         """
-        self._launch, self._before_end = launch, before_end
+        self._launch, self._before_end, self._tell = launch, before_end, tell
         self._config = config
         self._stop, self._hurry, self._settled = threading.Event(), threading.Event(), threading.Event()
         self._phase = Phase.STARTING
         self._since = self._probed = time.monotonic()
         self._process: Process | None = None
         self._failure: BaseException | None = None
+        self._died: tuple[float, str] | None = None
+        """When it stopped serving, and why; None while it serves."""
         self.restarts = 0
         # The server is bound to the thread that starts it, so a single one does so for as long as it lives.
         self._thread = threading.Thread(target=self._run, name="supervisor")
@@ -198,16 +203,16 @@ class Supervisor:
                 trouble = self._start(process)
                 if self._phase is Phase.SERVING:
                     trouble = self._serve(process)
-                crashed = _crashed(process)
+                crashed, fault = _crashed(process), self._fault(process, trouble or "it ended")
             finally:
                 process.kill()
             if self._stop.is_set():
                 return
             served = time.monotonic() - self._since if self._phase is Phase.SERVING else 0.0
             deaths = 1 if served > STABLE else deaths + 1
-            self._recover(process, trouble or "it ended", deaths, crashed=crashed)
+            self._recover(process, trouble or "it ended", deaths, crashed=crashed, fault=fault)
 
-    def _recover(self, process: Process, trouble: str, deaths: int, *, crashed: bool) -> None:
+    def _recover(self, process: Process, trouble: str, deaths: int, *, crashed: bool, fault: str) -> None:
         """Prepare another start.
 
         Raises:
@@ -218,6 +223,8 @@ class Supervisor:
             raise _failed(f"Triton can't be started: {trouble}", process)
         if deaths >= MAX_DEATHS:
             raise _failed(f"Triton died {deaths} times in a row, given up; the last time: {trouble}", process)
+        self._tell(Event(what="died", reason=fault))
+        self._died = self._died or (time.monotonic(), fault)
         if self._phase is not Phase.RESTARTING:
             self._enter(Phase.RESTARTING)
         self.restarts += 1
@@ -237,10 +244,24 @@ class Supervisor:
                 self._probed = time.monotonic()
                 self._enter(Phase.SERVING)
                 self._settled.set()
+                self._tell_recovery()
                 return None
             if time.monotonic() > deadline:
                 return f"not ready after {self._config.startup_timeout:.0f} s; raise --startup-timeout if it is large"
         return None
+
+    def _fault(self, process: Process, trouble: str) -> str:
+        """Return what died and how, for whoever watches; the log's last line stands for it only while it starts."""
+        status = process.status()
+        if self._phase is Phase.SERVING and status is not None:
+            return f"Triton has died ({spell_status(status)})"
+        return trouble if self._phase is Phase.SERVING else f"Triton did not come up: {trouble}"
+
+    def _tell_recovery(self) -> None:
+        if self._died:
+            since, fault = self._died
+            self._died = None
+            self._tell(Event(what="restarted", reason=fault, seconds=time.monotonic() - since))
 
     def _hear_out(self, process: Process) -> None:
         """Wait a moment for what Triton says of a model whose backend has gone: it writes that afterwards."""
@@ -291,7 +312,8 @@ class Supervisor:
                 # A model that was added; whoever has it loaded looks after it.
                 continue
             if beat.state is not State.CLOSED and not is_running(beat.pid):
-                return f"the backend of model {beat.model!r} has died"
+                ending = spell_ending(beat.pid)
+                return f"the backend of model {beat.model!r} has died{f' ({ending})' if ending else ''}"
         return None
 
     def _silent(self, beats: list[Beat], grace: float = 0.0) -> str | None:

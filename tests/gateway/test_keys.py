@@ -7,7 +7,8 @@ import pytest
 from asgi_calls import Answer, Echo, ask
 
 from deploykit.errors import ConfigError
-from deploykit.gateway.keys import VARIABLE, KeyRing, Keys, client_name
+from deploykit.gateway.key_ring import VARIABLE, KeyRing
+from deploykit.gateway.keys import Keys, client_name
 
 GOOD = "sk-0123456789abcdef"
 
@@ -91,7 +92,7 @@ def test_keeps_its_keys_when_the_file_is_damaged_and_complains_once(tmp_path: Pa
         file.unlink()
     else:
         file.write_text({"empty": "", "nonsense": "a b c"}[damage])
-    with pytest.raises(ConfigError, match="api_keys"):
+    with pytest.raises(ConfigError, match="--api-keys keys"):
         ring.reload()
     ring.reload()
     assert asked(ring, key=GOOD).status == 200

@@ -181,6 +181,21 @@ def test_probes_are_logged_only_when_they_fail(told: io.StringIO) -> None:
     assert [line["status"] for line in lines(told)] == [503]
 
 
+def test_what_went_well_is_logged_only_where_it_is_wanted(told: io.StringIO) -> None:
+    left = [200, 400, 503]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": left.pop(0), "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    quiet = Observe(
+        app, metrics=Metrics(), tracing=None, log_requests=False, log_prompts=False, quiet=frozenset({"/health"})
+    )
+    for _ in range(3):
+        ask(RequestIds(quiet), path="/v1/models", method="GET")
+    assert [line["status"] for line in lines(told)] == [400, 503]
+
+
 def test_a_library_says_a_thing_once_a_minute_and_fills_nothing_in(told: io.StringIO) -> None:
     for _ in range(5):
         logging.getLogger("opentelemetry.exporter").error("cannot reach %s\nmore", SECRET)

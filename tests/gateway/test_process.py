@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -120,7 +121,37 @@ def test_wants_a_key_on_every_route_that_there_is(running: Process) -> None:
 
 def test_probes_need_no_key_and_liveness_no_triton(running: Process) -> None:
     assert running.ask("GET", "/health/live", key=None).status_code == 200
-    assert running.ask("GET", "/health", key=None).status_code == 503
+    answer = running.ask("GET", "/health", key=None)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "Triton does not answer; try again"
+    assert [line["message"] for line in running.lines()].count("Triton does not answer") == 1
+
+
+def test_introduces_itself_with_what_can_be_pasted(chatty: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(KEY)
+    command = [sys.executable, "-m", "deploykit", "gateway", str(chatty), "--triton=127.0.0.1:1", "--port=0"]
+    process = subprocess.Popen(
+        [*command, f"--api-keys={tmp_path / 'keys'}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout
+        said = ""
+        while "triton " not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+    finally:
+        process.kill()
+        process.communicate()
+    assert "model    chatty\n" in said
+    assert "keys     wanted\n" in said
+    assert said.endswith("triton   127.0.0.1:1: Triton does not answer\n")
+    (curl,) = (line for line in said.splitlines() if "curl" in line)
+    words = shlex.split(curl)
+    assert words[2].endswith("/v1/chat/completions")
+    assert words[4] == "Authorization: Bearer YOUR_KEY"
+    assert json.loads(words[-1])["messages"] == [{"role": "user", "content": "Hello"}]
+    assert KEY not in said
 
 
 def test_reads_the_keys_again_when_they_change(running: Process) -> None:
@@ -309,7 +340,9 @@ def test_broken_keys_do_not_keep_changed_models_from_being_read(chatty: Path, tm
         while models(process) != ["chatty", "second"]:
             assert time.monotonic() < end
             time.sleep(0.05)
-        said = [line["message"] for line in process.lines() if line["message"] != "request"]
+        said = [
+            line["message"] for line in process.lines() if line["message"] not in ("request", "Triton does not answer")
+        ]
         assert len(said) == 2
         assert "not a key" in said[0]
         assert said[1] == "reloaded"

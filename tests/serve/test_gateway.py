@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from collector import attributes, collecting
 from deploykit.artifact import Artifact
 from deploykit.cli.gateway import gateway as verb
 from deploykit.config import GatewayConfig, ServeConfig
-from deploykit.errors import ConfigError, MissingExtraError, ServeError
+from deploykit.errors import ArtifactError, ConfigError, DeploykitError, MissingExtraError, ServeError
 from deploykit.serve import LocalServer, serve
 from deploykit.serve.gateway import MAX_PAUSE, Gateway, command_line
 
@@ -142,7 +143,10 @@ def test_comes_back_when_it_is_killed_in_mid_stream(served: LocalServer) -> None
     os.kill(victim, signal.SIGKILL)
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         list(stream)
+    assert until(lambda: readiness(served.health_url) == (503, "the gateway starts again\n"), 5) < 1
     until(lambda: served.gateway_restarts == before + 1, 5)
+    # It takes a second to come up, and isn't ready on the strength of what its predecessor has said.
+    assert readiness(served.health_url) == (503, "the gateway starts again\n")
     until(lambda: gateways(os.getpid()) not in ([], [victim]) and readiness(served.health_url)[0] == 200, 30)
     until(lambda: answers(served), 30)
     assert text_of(served.openai_url) == whole
@@ -244,11 +248,22 @@ def test_dies_with_its_parent_and_reads_changes_on_sighup(copied: Path, tmp_path
         (gateway,) = gateways(process.pid)
         assert b"0123456789" not in Path(f"/proc/{gateway}/cmdline").read_bytes()
         assert names(said["openai"], "sk-0123456789") == ["tiny"]
+        assert process.stdout
+        os.kill(gateway, signal.SIGKILL)
+        died, restarted = (json.loads(process.stdout.readline()) for _ in range(2))
+        assert died == {"event": "died", "reason": "the gateway has died (signal 9)", "seconds": None}
+        assert restarted.items() >= {"event": "restarted", "reason": died["reason"]}.items()
+        assert 0 < restarted["seconds"] < 30
+        # In words as well, and nothing of the requests that went well.
+        assert (tmp_path / "stderr").read_text().splitlines()[-2:] == [
+            "the gateway has died (signal 9); it is started again",
+            f"the gateway has died (signal 9); it serves again, {restarted['seconds']} s later",
+        ]
+        (gateway,) = gateways(process.pid)
         (copied / "model_repository/tiny").rename(copied / "model_repository/renamed")
         config = copied / "model_repository/renamed/config.pbtxt"
         config.write_text(config.read_text().replace('"tiny"', '"renamed"'))
         process.send_signal(signal.SIGHUP)
-        assert process.stdout
         reloaded = json.loads(process.stdout.readline())
         assert reloaded["error"] is None
         until(lambda: names(said["openai"], "sk-0123456789") == ["renamed"], 10)
@@ -263,12 +278,47 @@ def names(url: str, key: str) -> list[str]:
         return [model["id"] for model in json.load(response)["data"]]
 
 
+@pytest.mark.parametrize(
+    ("gateway", "template", "error", "said"),
+    [
+        ({"api_keys": "none"}, None, ConfigError, "^--api-keys none: the file can't be read"),
+        ({"api_keys": "short"}, None, ConfigError, "^--api-keys short, line 1: not a key"),
+        ({}, "{% for m in messages %}{{ m.content", ArtifactError, "chat template"),
+    ],
+)
+def test_what_it_would_refuse_is_told_before_anything_starts(
+    gateway: dict[str, str],
+    template: str | None,
+    error: type[DeploykitError],
+    said: str,
+    copied: Path,
+    anywhere: ServeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deploykit.serve.server.LocalServer", lambda *_, **__: pytest.fail("it was started"))
+    (tmp_path / "short").write_text("abc\n")
+    if template:
+        change_template(copied / "model_repository/tiny/1", template)
+    settings = {name: tmp_path / value for name, value in gateway.items()}
+    with pytest.raises(error, match=said):
+        serve(copied, replace(anywhere, openai_port=0, gateway=settings))
+
+
+def change_template(version: Path, template: str) -> None:
+    file = version / "chat_template.jinja"
+    file.write_text(template)
+    manifest = json.loads((version / "manifest.json").read_text())
+    data = template.encode()
+    manifest["files"][file.name] = {"sha256": sha256(data).hexdigest(), "size": len(data)}
+    (version / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.triton
 def test_says_why_it_cannot_start_and_leaves_nothing(packaged: Artifact, anywhere: ServeConfig, tmp_path: Path) -> None:
-    config = replace(anywhere, openai_port=0, gateway={"api_keys": tmp_path / "none"})
     others = gateways(os.getpid())
-    with pytest.raises(ServeError, match="the gateway can't be started: api_keys: the file can't be read"):
-        serve(packaged.path, config, gateway_log=tmp_path / "log")
+    with pytest.raises(ServeError, match=r"the gateway can't be started: can't be run \(No such file or directory\)"):
+        serve(packaged.path, replace(anywhere, openai_port=0), gateway_log=tmp_path / "nowhere/log")
     assert gateways(os.getpid()) == others
 
 
@@ -326,6 +376,7 @@ def test_refuses_settings_that_a_gateway_cannot_have(gateway: dict[str, Any]) ->
             body_timeout=1.5,
             timeout=2.5,
             exit_timeout=3.5,
+            log_requests=False,
             log_prompts=True,
         ),
     ],

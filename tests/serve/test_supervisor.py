@@ -1,6 +1,7 @@
 """What the supervisor does about a process that dies, falls silent or never comes up."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from deploykit.config import ServeConfig
 from deploykit.errors import ServeError
 from deploykit.serve import supervisor
+from deploykit.serve.events import Event
 from deploykit.serve.heartbeat import Beat, State
 from deploykit.serve.supervisor import Supervisor
 
@@ -64,12 +66,18 @@ class Scripted:
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Supervisor]]:
+def told() -> list[Event]:
+    """What whoever watches has heard."""
+    return []
+
+
+@pytest.fixture
+def watch(told: list[Event]) -> Iterator[Callable[..., Supervisor]]:
     made: list[Supervisor] = []
 
     def make(*processes: Scripted) -> Supervisor:
         left = list(processes)
-        made.append(Supervisor(lambda: left.pop(0) if len(left) > 1 else left[0], CONFIG))
+        made.append(Supervisor(lambda: left.pop(0) if len(left) > 1 else left[0], CONFIG, tell=told.append))
         return made[-1]
 
     yield make
@@ -116,6 +124,33 @@ def test_a_fault_is_followed_by_a_restart(fault: str, watch: Callable[..., Super
     until(lambda: running.restarts == 1 and running.ready() is None)
     assert first.calls == ["kill"]
     assert second.calls == []
+
+
+@pytest.mark.parametrize(
+    ("status", "how"), [(None, "backend of model 'm' has died (signal 9)"), (137, "(signal 9)"), (3, "(exit status 3)")]
+)
+def test_a_death_and_the_restart_are_told_of(
+    status: int | None, how: str, watch: Callable[..., Supervisor], told: list[Event]
+) -> None:
+    first, second = Scripted(), Scripted()
+    running = watch(first, second)
+    running.start()
+    assert told == []
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        if status is None:
+            victim.kill()
+            # It has ended, and nobody has asked how.
+            os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+            first.pid = victim.pid
+        else:
+            victim.kill()
+            first.ended = status
+        until(lambda: len(told) == 2)
+    died, restarted = told
+    assert (died.what, restarted.what) == ("died", "restarted")
+    assert died.reason.endswith(how)
+    assert restarted.reason == died.reason
+    assert 0 < restarted.seconds < 5
 
 
 def test_a_dead_backend_turns_readiness_red_but_not_liveness(watch: Callable[..., Supervisor]) -> None:
