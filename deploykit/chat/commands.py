@@ -1,6 +1,8 @@
 """The lines that begin with a slash."""
 
 import json
+import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,9 @@ def _retry(talk: "Talk", _rest: str) -> None:
 def _system(talk: "Talk", rest: str) -> None:
     if rest:
         talk.conversation.system = "" if rest in ('""', "''") else rest
-        talk.screen.note("from the next answer on" if talk.conversation.system else "no system message any more")
+        talk.screen.note(
+            "the model is told so from the next answer on" if talk.conversation.system else "no system message any more"
+        )
     else:
         talk.screen.note(
             talk.conversation.system or 'no system message; /system TEXT sets one, and /system "" takes it away'
@@ -99,12 +103,11 @@ def _history(talk: "Talk", _rest: str) -> None:
 
 
 def _save(talk: "Talk", rest: str) -> None:
-    file = Path(rest).expanduser() if rest else talk.file
-    if file is None:
-        raise ConfigError("/save FILE: name a file")
+    file = Path(rest).expanduser() if rest else talk.file or Path(time.strftime("chat-%Y%m%d-%H%M%S.json"))
     save(file, talk.conversation, model=talk.model.name, sampling=talk.sampling)
     talk.file = file
-    talk.screen.note(f"saved; deploykit chat … --resume {file} goes on with it")
+    command = shlex.join(["deploykit", "chat", talk.target, "--resume", str(file)])
+    talk.screen.note(f"saved in {file}; to go on with it: {command}")
 
 
 def _exit(talk: "Talk", _rest: str) -> None:

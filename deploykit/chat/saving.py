@@ -46,8 +46,8 @@ def save(file: Path, conversation: Conversation, *, model: str, sampling: Mappin
         raise OutputError(f"{file}: can't be written: {error.strerror}; save it elsewhere") from None
 
 
-def load(file: Path) -> tuple[Conversation, dict[str, Any]]:
-    """Return the conversation in a file that `save` wrote, and the sampling options it was held with.
+def load(file: Path) -> tuple[Conversation, dict[str, Any], str]:
+    """Return the conversation in a file that `save` wrote, and the sampling options and the model it was held with.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
@@ -65,7 +65,8 @@ def load(file: Path) -> tuple[Conversation, dict[str, Any]]:
     sampling, system, forgotten = content.get("sampling"), content.get("system"), content.get("forgotten")
     sound = isinstance(sampling, dict) and isinstance(system, str)
     if sound and isinstance(forgotten, int) and 0 <= forgotten <= len(messages):
-        return Conversation(system=str(system), messages=messages, forgotten=forgotten), dict(sampling or {})
+        conversation = Conversation(system=str(system), messages=messages, forgotten=forgotten)
+        return conversation, dict(sampling or {}), str(content.get("model", ""))
     raise ConfigError(f"{file}: was changed so that it can't be read any more; give one that /save wrote")
 
 

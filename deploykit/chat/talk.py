@@ -27,6 +27,7 @@ class Talk:
         *,
         sampling: Mapping[str, Any] | None = None,
         file: Path | None = None,
+        target: str = "…",
     ) -> None:
         """Begin or resume it.
 
@@ -36,14 +37,17 @@ class Talk:
             screen: where lines come from.
             sampling: options by name.
             file: where `/save` without a name saves.
+            target: how the command names the model.
         """
         self.model = model
         self.conversation = conversation
         self.screen = screen
         self.sampling = dict(sampling or {})
         self.file = file
+        self.target = target
         self.over = False
         self._tokens = 0
+        self._full = False
 
     def run(self) -> None:
         """Answer lines until there are no more.
@@ -98,7 +102,7 @@ class Talk:
                     for piece in pieces:
                         said.append(piece.text)
                         self.screen.write(piece.text)
-                        self._tokens, reason = piece.tokens, piece.finish_reason
+                        self._tokens, self._full, reason = piece.tokens, piece.full, piece.finish_reason
             except KeyboardInterrupt:
                 if not self.screen.interactive:
                     raise
@@ -134,4 +138,5 @@ class Talk:
         if reason == _STOPPED:
             self.screen.note("(stopped)" if answer else "(stopped; the message is taken back)")
         elif reason == "length":
-            self.screen.note(f"(cut at {self._tokens} tokens)")
+            tokens = f"{self._tokens} token{'' if self._tokens == 1 else 's'}"
+            self.screen.note(f"(cut at {tokens}: {'the context is full' if self._full else 'max_tokens'})")

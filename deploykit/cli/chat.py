@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from deploykit.cli import console, options
+from deploykit.cli.folders import model_folder
 from deploykit.errors import ConfigError
 
 RAW_TOKENS: Final = 64
@@ -52,7 +53,7 @@ def chat(target: str, resume: Path | None, system: str | None, **given: Any) -> 
     from deploykit.chat import Conversation, Pipe, Talk, Terminal, load
     from deploykit.chat.commands import COMMANDS, SETTINGS
 
-    conversation, sampling = load(resume) if resume else (Conversation(), {})
+    conversation, sampling, before = load(resume) if resume else (Conversation(), {}, "")
     if system is not None:
         conversation.system = system
     sampling |= {name: given[name] for name in SETTINGS if given[name] not in (None, ())}
@@ -65,9 +66,16 @@ def chat(target: str, resume: Path | None, system: str | None, **given: Any) -> 
         screen = Terminal(tuple(COMMANDS), conversation.texts()) if person else Pipe()
         if person:
             screen.note(f"{model.name}, {model.about}. Ctrl-D leaves, /help says what else there is.")
-        Talk(model, conversation, screen, sampling=sampling, file=resume).run()
+        if resume:
+            screen.note(_resumed(len(conversation.texts()), before, model.name))
+        Talk(model, conversation, screen, sampling=sampling, file=resume, target=target).run()
     finally:
         model.close()
+
+
+def _resumed(turns: int, before: str, now: str) -> str:
+    held = f"; it was held with {before}" if before not in ("", now) else ""
+    return f"the conversation goes on: {turns} message{'' if turns == 1 else 's'} of yours so far{held}"
 
 
 def _open(
@@ -87,7 +95,7 @@ def _open(
         if model or ca:
             raise ConfigError("--model and --ca go with a URL; an artifact holds one model, which runs here")
         with console.spinner("loading the model"):
-            return open_local(Path(target), precision=precision, raw=raw)
+            return open_local(model_folder(Path(target)), precision=precision, raw=raw)
     if precision:
         raise ConfigError("--precision goes with an artifact; a server runs what it was started with")
     from deploykit.client import TLS

@@ -81,7 +81,7 @@ def test_a_saved_conversation_is_the_same_again(
     if stopped and len(texts) > 1:
         conversation.messages[1]["stopped"] = True
     save(file, conversation, model="tiny", sampling={"temperature": 0.5, "stop": ["x"]})
-    assert load(file) == (conversation, {"temperature": 0.5, "stop": ["x"]})
+    assert load(file) == (conversation, {"temperature": 0.5, "stop": ["x"]}, "tiny")
 
 
 def test_a_saved_conversation_is_its_owners_alone_and_replaced_whole(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a line does, with a model whose answers are known."""
 
 import os
+import re
 import signal
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_message_that_fills_the_context_alone_is_answered_in_what_room_is_left
 
 
 def test_why_an_answer_was_cut_is_said() -> None:
-    assert talk("LONG", "short")[1].notes == ["(cut at 7 tokens)"]
+    assert talk("LONG", "short")[1].notes == ["(cut at 7 tokens: max_tokens)"]
 
 
 def test_commands_change_what_the_model_gets() -> None:
@@ -209,10 +210,17 @@ def test_help_names_every_command() -> None:
 
 def test_saving_again_needs_no_name(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    _, screen, held = talk("/save", f"/save {file}", "a", "/save")
-    assert screen.errors == ["/save FILE: name a file"]
+    _, screen, held = talk(f"/save {file}", "a", "/save", target="my model")
     assert held.file == file
+    assert screen.notes == [f"saved in {file}; to go on with it: deploykit chat 'my model' --resume {file}"] * 2
     assert '"content": "a"' in file.read_text()
+
+
+def test_saving_without_a_name_makes_one_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    talk("a", "/save", "/save")
+    (made,) = tmp_path.iterdir()
+    assert re.fullmatch(r"chat-\d{8}-\d{6}\.json", made.name)
 
 
 def test_a_line_that_is_no_text_is_refused() -> None:

@@ -15,6 +15,7 @@ from deploykit.config import ServeConfig
 from deploykit.serve import LocalServer, serve
 
 Chat = Callable[..., Any]
+CUT = "(cut at 3 tokens: max_tokens)"
 
 
 def before(child: Any) -> str:
@@ -29,10 +30,10 @@ def piped(*arguments: object, lines: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_whole_conversation(chat: Chat, chatty: Artifact, here: Path) -> None:
     child = chat(chatty.path, "--max-tokens", 8, "--system", "Be brief.")
-    child.expect(r"chatty, fp32, context of 4096 tokens\. Ctrl-D leaves, /help says what else there is\.")
+    child.expect(r"model, fp32, context of 4096 tokens\. Ctrl-D leaves, /help says what else there is\.")
     child.expect("> ")
     child.sendline("hello")
-    child.expect(r"\(cut at 8 tokens\)\r\n> ")
+    child.expect(r"\(cut at 8 tokens: max_tokens\)\r\n> ")
     first = before(child)
     child.sendline("/set max_tokens 3000")
     child.expect("max_tokens is 3000\r\n> ")
@@ -46,7 +47,7 @@ def test_a_whole_conversation(chat: Chat, chatty: Artifact, here: Path) -> None:
     child.sendintr()
     child.expect("Ctrl-D or /exit leaves, /help says what else there is\r\n> ")
     child.sendline("/sa\ttalk.json")
-    child.expect(r"saved; deploykit chat … --resume talk\.json goes on with it\r\n> ")
+    child.expect(r"saved in talk\.json; to go on with it: deploykit chat [^ ]+/chatty --resume talk\.json\r\n> ")
     child.sendline("two \\")
     child.expect(r"\. ")
     child.sendline("lines")
@@ -72,7 +73,7 @@ def test_a_saved_conversation_goes_on(chat: Chat, chatty: Artifact, here: Path) 
     done = piped(chatty.path, "--max-tokens", 4, lines="first words\n/save talk.json\n")
     assert done.returncode == 0, done.stderr
     child = chat(chatty.path, "--resume", "talk.json")
-    child.expect("> ")
+    child.expect(r"the conversation goes on: 1 message of yours so far\r\n> ")
     child.sendline("/history")
     child.expect("user: first words\r\nassistant: ")
     child.expect("> ")
@@ -80,7 +81,7 @@ def test_a_saved_conversation_goes_on(chat: Chat, chatty: Artifact, here: Path) 
     child.send("\x1b[A\x1b[A")
     child.expect("first words")
     child.sendline("")
-    child.expect(r"\(cut at 4 tokens\)\r\n> ")
+    child.expect(r"\(cut at 4 tokens: max_tokens\)\r\n> ")
     child.sendline("/exit")
     child.expect(pexpect.EOF)
 
@@ -93,7 +94,7 @@ def test_lines_from_a_pipe_give_answers_and_nothing_else(chatty: Artifact) -> No
     # The same answer after a new beginning: the conversation in between is gone.
     assert done.stdout.endswith(alone.stdout)
     assert done.stdout != alone.stdout * 2
-    assert done.stderr.splitlines() == ["(cut at 3 tokens)"] * 2 + ["a new conversation begins", "(cut at 3 tokens)"]
+    assert done.stderr.splitlines() == [CUT, CUT, "a new conversation begins", CUT]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_an_answer_from_a_server_is_stopped_too(chat: Chat, served: LocalServer,
     child.sendline("/set max_tokens 4")
     child.expect("> ")
     child.sendline("go on")
-    child.expect(r"\(cut at 4 tokens\)\r\n> ")
+    child.expect(r"\(cut at 4 tokens: max_tokens\)\r\n> ")
     child.sendline("/exit")
     child.expect(pexpect.EOF)
     child.close()
