@@ -6,6 +6,8 @@ Everything lands in one folder and every server it starts is stopped again, also
 """
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,14 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 from deploykit.artifact import Artifact
-from deploykit.cli.console import megabytes, quality_rows
+from deploykit.cli.console import megabytes, program, quality_rows
 from deploykit.client import Client
 from deploykit.config import ServeConfig
 from deploykit.serve import serve
+from deploykit.spec import REPORT_PAGE
 
 NAME = "python-writer"
 PROMPT = "class Parser:\n    def __init__(self"
 STREAMS = 8
+OPENAI_PORT = 9000
+STOPPED = 0 if "MAKELEVEL" in os.environ else 130
+"""Exit status after Ctrl-C: make ends by the signal that it gets, too, and would only add a line of its own."""
 console = Console()
 
 
@@ -60,11 +66,11 @@ def main() -> int:
         step(4, "Serve it from Triton and stream a completion")
         speed = stream(artifact)
         console.print(summary(checkpoint, artifact, speed))
-        console.print(f"Done in {time.monotonic() - began:.0f} s; Triton is stopped. Serve the model again with:\n")
-        console.print(f"    .venv/bin/deploykit serve {artifact}\n", style="bold", highlight=False)
+        console.print(f"Done in {time.monotonic() - began:.0f} s; Triton is stopped. What to do next:\n")
+        print(next_steps(artifact))
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
-        return 130
+        return STOPPED
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     return 0
@@ -82,9 +88,9 @@ def deploykit(verb: str, *arguments: object) -> None:
     try:
         status = process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C reached the child too; it cleans up before it ends.
+        # Ctrl-C reached the child too, which cleans up and says that it has stopped: once is enough.
         process.wait()
-        raise
+        sys.exit(STOPPED)
     if status:
         raise subprocess.CalledProcessError(status, words)
 
@@ -135,10 +141,25 @@ def summary(checkpoint: Path, folder: Path, speed: Speed) -> Table:
     table.add_row("first token", f"{speed.first_token * 1e3:.1f} ms")
     table.add_row("one stream", f"{speed.alone:.0f} tokens/s")
     table.add_row(f"{STREAMS} streams", f"{speed.together:.0f} tokens/s")
+    table.add_row("served as", NAME)
     table.add_row("checkpoint", str(checkpoint))
     table.add_row("ONNX", str(folder / "onnx"))
     table.add_row("Triton repository", str(folder / "model_repository"))
+    table.add_row("report", str(folder / REPORT_PAGE))
     return table
+
+
+def next_steps(artifact: Path) -> str:
+    """Return commands to paste, each with what it does."""
+    run, model = program(), shlex.quote(str(artifact))
+    steps = {
+        f"{run} generate {model} {shlex.quote('class Parser:')}": "continue a text",
+        f"{run} chat {model} --raw": "the same, line by line",
+        f"{run} serve {model}": "serve it from Triton",
+        f"{run} serve {model} --openai-port {OPENAI_PORT}": f'and by OpenAI\'s API, as "model": "{NAME}"',
+    }
+    width = max(map(len, steps))
+    return "".join(f"    {command:<{width}}  # {what}\n" for command, what in steps.items())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """What a person sees: bars on stderr while something runs, one result on stdout."""
 
 import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,6 +90,18 @@ def print_json(data: Any) -> None:
 def printable(line: str) -> str:
     """Return a line without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\ufffd" for char in line)
+
+
+def program() -> str:
+    """Return what starts this deploykit from the folder where its user is, as words for a shell."""
+    script = Path(sys.executable).with_name("deploykit")
+    if not script.is_file():
+        return f"{shlex.quote(sys.executable)} -m deploykit"
+    found = shutil.which("deploykit")
+    if found and script.samefile(found):
+        return "deploykit"
+    here = Path.cwd()
+    return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
 
 
 def megabytes(size: float) -> str:

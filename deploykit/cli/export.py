@@ -1,5 +1,6 @@
 """`deploykit export`: the main job."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,4 +63,4 @@ def export(
         )
     console.print_artifact(result, json_wanted=as_json)
     if until == "packaged" and not as_json:
-        click.echo(f"\nserve it:  deploykit serve {output}")
+        click.echo(f"\nserve it:  {console.program()} serve {shlex.quote(str(output))}")
