@@ -82,14 +82,15 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     gone: threading.Event = field(default_factory=threading.Event)
     """Set when a request was cancelled or its deadline passed."""
     facts: Any = None
-    """What it says of its engine, or a message to send instead; None for a backend that doesn't know the question."""
+    """What it says of its engine, or what makes the response from the call's context; None for a backend that doesn't
+    know the question."""
     descriptions: int = 0
     """How often it was asked that; those requests aren't among the others."""
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - the protocol's name
         for request in requests:
             if "describe" in request.parameters:
-                yield self._describe()
+                yield self._describe(context)
                 continue
             self.requests.append(request)
             self.deadlines.append(context.time_remaining())
@@ -99,12 +100,12 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             yield from self.answer(request, context)
             ended.set()
 
-    def _describe(self) -> Any:
+    def _describe(self, context: Any) -> Any:
         self.descriptions += 1
         if self.facts is None:
             return error("INVALID_ARGUMENT: the prompt is missing; give text_input, input_ids or messages")
-        if isinstance(self.facts, service_pb2.ModelStreamInferResponse):
-            return self.facts
+        if callable(self.facts):
+            return self.facts(context)
         return piece(json.dumps(self.facts), "stop", tokens=0, prompt=0)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name

@@ -40,8 +40,8 @@ def test_who_is_no_triton_is_not_asked() -> None:
     ("said", "kind"),
     [
         ([1], ServerError),
-        (piece("{", "stop"), ServerError),
-        (error("UNAVAILABLE: the engine starts"), UnavailableError),
+        (lambda _: piece("{", "stop"), ServerError),
+        (lambda _: error("UNAVAILABLE: the engine starts"), UnavailableError),
     ],
 )
 def test_any_other_answer_is_an_error(running: Running, said: Any, kind: type[ClientError]) -> None:

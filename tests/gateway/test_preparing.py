@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from gateways import open_gateway
-from inference_server import Running, Service, error, inputs, piece, run
+from inference_server import Running, Service, error, piece, run
 
 from deploykit.client import AsyncClient
 from deploykit.config import GatewayConfig
@@ -28,7 +28,6 @@ CHAT: Any = ("/v1/chat/completions", {"model": "chatty", "messages": [{"role": "
 TEXT: Any = ("/v1/completions", {"model": "chatty", "prompt": "def "})
 STREAM: Any = (CHAT[0], {**CHAT[1], "stream": True})
 TOKENIZE: Any = ("/tokenize", CHAT[1])
-TOO_LONG = "INVALID_ARGUMENT: the prompt has 512 tokens, but the context of 200 leaves room for 199; shorten it"
 
 
 @pytest.fixture
@@ -75,29 +74,27 @@ def test_a_template_that_takes_too_long_uses_up_the_time_of_the_answer(
 
 
 def test_an_engine_that_does_not_tell_its_context_uses_up_the_time_of_the_answer(chatty: Path, triton: Running) -> None:
-    def silent(_request: Any, context: Any) -> Iterator[Any]:
+    def silent(context: Any) -> Any:
         while context.is_active():
             time.sleep(0.01)
-        yield piece("late", "length")
+        return error("INTERNAL: late")
 
-    triton.service.answer = silent
+    triton.service.facts = silent
     with open_gateway([chatty], triton.url, timeout=0.5) as gateway:
         asked = time.monotonic()
         reply = gateway.post(*TEXT)
         assert time.monotonic() - asked < 5
     assert reply.status_code == 504
-    assert len(triton.service.requests) == 1
+    assert (triton.service.descriptions, len(triton.service.requests)) == (1, 0)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_answer_has_the_time_that_its_preparation_has_left(chatty: Path, triton: Running, stream: bool) -> None:
-    def answer(request: Any, _context: Any) -> Iterator[Any]:
-        if len(inputs(request)["input_ids"]) > 500:
-            time.sleep(0.3)
-            return iter([error(TOO_LONG)])
-        return iter([piece("a", "stop")])
+    def slow(_context: Any) -> Any:
+        time.sleep(0.3)
+        return piece('{"context": 200}', "stop")
 
-    triton.service.answer = answer
+    triton.service.facts = slow
     with open_gateway([chatty], triton.url, timeout=5) as gateway:
         assert gateway.post(TEXT[0], {**TEXT[1], "stream": stream}).status_code == 200
     assert triton.service.deadlines[-1] < 4.75
@@ -146,8 +143,7 @@ def test_a_caller_who_goes_while_the_template_works_is_waited_for_by_nobody(
                     assert time.monotonic() - asked < 5
 
     asyncio.run(main())
-    # What is asked for the engine's context may have come.
-    assert all(len(inputs(request)["input_ids"]) > 500 for request in triton.service.requests)
+    assert triton.service.requests == []
 
 
 def test_who_comes_when_too_many_renderings_wait_is_told_to_come_again(chatty: Path, triton: Running) -> None:

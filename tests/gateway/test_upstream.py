@@ -62,7 +62,7 @@ def test_whoever_leaves_does_not_take_the_answer_from_the_others(triton: Running
 
 
 def test_a_triton_that_was_down_is_asked_again(triton: Running) -> None:
-    triton.service.facts = error("UNAVAILABLE: the engine starts")
+    triton.service.facts = lambda _: error("UNAVAILABLE: the engine starts")
 
     async def main() -> int:
         async with AsyncClient(triton.url, tries=1) as client:
