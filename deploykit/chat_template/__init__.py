@@ -10,6 +10,6 @@ when it has gone too far (`worker.py`, `crew.py`).
 
 from deploykit.chat_template.limits import Limits
 from deploykit.chat_template.messages import check_messages, check_tools, read_messages, read_tools
-from deploykit.chat_template.template import ChatTemplate
+from deploykit.chat_template.template import ChatTemplate, VariableError
 
-__all__ = ["ChatTemplate", "Limits", "check_messages", "check_tools", "read_messages", "read_tools"]
+__all__ = ["ChatTemplate", "Limits", "VariableError", "check_messages", "check_tools", "read_messages", "read_tools"]

@@ -22,6 +22,10 @@ _FUNCTIONS: Final = (
 _USUAL: Final = Limits()
 
 
+class VariableError(RequestError):
+    """A request sets a variable that only the model has a say in."""
+
+
 class ChatTemplate:
     """A model's chat templates, run in processes of their own; for any number of threads.
 
@@ -129,7 +133,7 @@ class ChatTemplate:
     def _check_variables(self, variables: Mapping[str, Any]) -> None:
         for name in variables:
             if name in self._reserved or name.startswith("_"):
-                raise RequestError(f"the chat template's variable {name!r} can't be set by a request; leave it out")
+                raise VariableError(f"the chat template's variable {name!r} can't be set by a request; leave it out")
 
     def _readied(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Return a message with the names that templates know."""

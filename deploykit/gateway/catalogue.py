@@ -12,6 +12,7 @@ from deploykit.chat_template import ChatTemplate, Limits
 from deploykit.gateway.errors import Refusal, no_such_model
 from deploykit.gateway.turns import Turns
 from deploykit.gateway.vocabulary import Vocabulary
+from deploykit.gateway.watch import note_model
 from deploykit.repository import Model, open_repository
 from deploykit.text import load_tokenizer
 
@@ -93,6 +94,7 @@ class Catalogue:
             Refusal: there is none of that name.
         """
         if found := self._models.get(name):
+            note_model(name)
             return found
         raise no_such_model(name)
 

@@ -1,7 +1,7 @@
 """What is answered instead of what was asked for: OpenAI's error objects.
 
 400 invalid_request_error   a request that can't be; `code` says which kind, `param` which field
-401, 403, 413               the middlewares in front of the routes
+401, 403, 413               the middlewares in front of the routes; of the same type, as OpenAI has it
 404 invalid_request_error   `model_not_found`, or no such route
 405, 415                    another method, another content type
 429 rate_limit_error        as many requests wait as may; `Retry-After` says when to come again
@@ -13,6 +13,7 @@
 import json
 import logging
 import re
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -43,6 +44,10 @@ _CONTEXT: Final = re.compile(r"the context of (\d+)")
 _ADDRESS: Final = re.compile(r"^\S+:\d+: ")
 """What the client puts before what a server says by gRPC's own status."""
 _CODES: Final = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+_REFUSED: Final = "refused"
+"""Where a request's state holds the refusal it was answered."""
+_OPENAI: Final = ("/chat/completions", "/completions", "/models")
+"""Routes under `/v1`, as a client asks for them whose base URL ends before it."""
 _LARGEST: Final = 2**63
 """Numbers beyond aren't shown: Python writes out no integer of more than 4,300 digits."""
 
@@ -59,6 +64,7 @@ class Refusal(DeploykitError):  # noqa: N818 - it is an answer, and not always t
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        model: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -66,6 +72,8 @@ class Refusal(DeploykitError):  # noqa: N818 - it is an answer, and not always t
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.model = model
+        """The one that was asked for, where it is known here; for the log alone."""
 
     def body(self) -> dict[str, Any]:
         """Return the error object."""
@@ -73,12 +81,30 @@ class Refusal(DeploykitError):  # noqa: N818 - it is an answer, and not always t
 
     def response(self) -> JSONResponse:
         """Return the HTTP response."""
-        headers = None if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return JSONResponse(self.body(), self.status, headers)
+        return _RefusalResponse(self)
 
     def event(self) -> bytes:
         """Return the event that says so in a stream."""
         return b"data: " + json.dumps(self.body()).encode() + b"\n\n"
+
+
+class _RefusalResponse(JSONResponse):
+    """An error object, which the request's line of the log tells of, too, whoever sends it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        headers = None if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+        super().__init__(refusal.body(), refusal.status, headers)
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[_REFUSED] = self._refusal
+        await super().__call__(scope, receive, send)
+
+
+def refused(scope: Scope) -> Refusal | None:
+    """Return what a request was answered instead of what it asked for, if it was."""
+    refusal = scope.get("state", {}).get(_REFUSED)
+    return refusal if isinstance(refusal, Refusal) else None
 
 
 def no_such_model(name: str) -> Refusal:
@@ -89,6 +115,7 @@ def no_such_model(name: str) -> Refusal:
         status=404,
         param="model",
         code="model_not_found",
+        model=name,
     )
 
 
@@ -190,9 +217,11 @@ async def _not_served(_request: Request, error: Exception) -> JSONResponse:
     return refusal_of(error).response()
 
 
-async def _not_routed(_request: Request, error: Exception) -> JSONResponse:
+async def _not_routed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = {404: "no such route", 405: "no such method here"}.get(error.status_code, str(error.detail))
+    if error.status_code == HTTPStatus.NOT_FOUND and request.url.path in _OPENAI:
+        message += ": OpenAI's routes begin with /v1, and so the base URL of a client ends with it"
     response = Refusal(f"{message}; see /openapi.json", status=error.status_code).response()
     response.headers.update(error.headers or {})
     return response
@@ -200,7 +229,10 @@ async def _not_routed(_request: Request, error: Exception) -> JSONResponse:
 
 async def _not_valid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _first(error.errors()[0]).response()
+    refusal = _first(error.errors()[0])
+    wanted = error.body.get("model") if isinstance(error.body, dict) else None
+    refusal.model = wanted if isinstance(wanted, str) else None
+    return refusal.response()
 
 
 def _first(error: dict[str, Any]) -> Refusal:
@@ -221,8 +253,12 @@ def _first(error: dict[str, Any]) -> Refusal:
             f"unrecognized request argument supplied: {_shown(param)}", param=_shown(param), code=_CODES[kind]
         )
     message = error["msg"] if context.get("ours") else error["msg"][:1].lower() + error["msg"][1:]
+    # What is wrong within messages or tools names its place itself.
+    named = message.startswith((f"{param} ", f"{param}["))
     return Refusal(
-        f"{param}: {message}{_got(error.get('input'))}", param=_shown(param), code=_CODES.get(kind, "invalid_value")
+        f"{'' if named else f'{param}: '}{message}{_got(error.get('input'))}",
+        param=_shown(param),
+        code=_CODES.get(kind, "invalid_value"),
     )
 
 

@@ -50,7 +50,6 @@ def _missing() -> Refusal:
     return Refusal(
         "this server wants an API key; send it in the header: Authorization: Bearer YOUR_KEY",
         status=401,
-        kind="authentication_error",
         code="missing_api_key",
     )
 
@@ -59,7 +58,6 @@ def _wrong() -> Refusal:
     return Refusal(
         "the API key is none of this server's; check it for typing errors, or ask for a new one",
         status=401,
-        kind="authentication_error",
         code="invalid_api_key",
     )
 

@@ -26,6 +26,8 @@ def model_routes(service: Service, readiness: Readiness) -> APIRouter:
             raise not_ready(trouble)
         return HealthReply(status="ok")
 
+    # Some load balancers probe so. It isn't in the document, which would have the same operation twice.
+    router.head("/health", include_in_schema=False)(health)
     return router
 
 

@@ -10,18 +10,22 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deploykit.gateway.errors import RETRY_AFTER, Refusal, failure
+from deploykit.gateway.errors import RETRY_AFTER, Refusal, failure, refused
 from deploykit.gateway.keys import client_name
 from deploykit.gateway.logs import current_request, tell
 from deploykit.gateway.metrics import Metrics
 from deploykit.gateway.request_id import request_id
 from deploykit.gateway.tracing import Span, Tracing
-from deploykit.gateway.watch import RequestWatch
+from deploykit.gateway.watch import RequestWatch, current_watch
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_GONE: Final = 499
 """Status of a request whose caller went before it was answered, as nginx counts it."""
 NO_ROUTE: Final = "none"
+_DOCUMENT: Final = "/openapi.json"
+"""The one route that isn't an endpoint of ours, and so doesn't say itself which it is."""
+_LONGEST_NAME: Final = 128
+"""Characters of a model's name that a caller made up."""
 _OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
 """What OpenTelemetry calls them."""
 
@@ -79,6 +83,7 @@ class Observe:
     @contextmanager
     def _telling(self, scope: Scope, watch: RequestWatch, outcome: "_Outcome") -> Iterator[None]:
         token = current_request.set(request_id(scope))
+        watching = current_watch.set(watch)
         try:
             traced = self._tracing if scope["path"] not in self._quiet else None
             with traced.span(scope) if traced else nullcontext() as span:
@@ -91,6 +96,7 @@ class Observe:
                         _describe(span, scope, watch, status)
                     self._count(scope, watch, status)
         finally:
+            current_watch.reset(watching)
             current_request.reset(token)
 
     def _count(self, scope: Scope, watch: RequestWatch, status: int) -> None:
@@ -139,12 +145,18 @@ def _method(scope: Scope) -> str:
 def _route(scope: Scope) -> str:
     """Return the template of the route that answered: there are few of those, and any number of paths."""
     own = scope.get("state", {}).get("route", NO_ROUTE)
+    if scope["path"] == _DOCUMENT and "endpoint" in scope:
+        own = _DOCUMENT
     return str(getattr(scope.get("route"), "path", own))
 
 
 def _facts(scope: Scope, watch: RequestWatch) -> dict[str, Any]:
     """Return what a request's line of the log says beside its status."""
     facts: dict[str, Any] = {"client": client_name(scope), "duration_ms": _milliseconds(time.monotonic() - watch.began)}
+    if refusal := refused(scope):
+        facts |= {"code": refusal.code, "param": refusal.param}
+        if wanted := watch.wanted or refusal.model:
+            facts["model"] = wanted[:_LONGEST_NAME]
     if watch.model:
         facts |= {
             "model": watch.model,

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from deploykit.chat_template import VariableError
 from deploykit.errors import QueueFullError, RequestError
 from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.errors import Refusal, queue_full
@@ -97,7 +98,8 @@ async def rendered(
     except QueueFullError:
         raise queue_full() from None
     except RequestError as error:
-        raise Refusal(str(error), param="messages") from None
+        of_variables = isinstance(error, VariableError)
+        raise Refusal(str(error), param="chat_template_kwargs" if of_variables else "messages") from None
 
 
 def room_for(tokens: list[int], max_tokens: int | None, *, context: int, param: str) -> int:

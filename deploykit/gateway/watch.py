@@ -1,6 +1,7 @@
 """What comes of one request: the endpoints tell it; the log, the metrics and the span are made of it."""
 
 import time
+from contextvars import ContextVar
 from typing import Final
 
 from prometheus_client import Counter, Histogram
@@ -27,6 +28,8 @@ class RequestWatch:
         self.first_token: float | None = None
         """Seconds from the request's head to the first token."""
         self.model = ""
+        self.wanted = ""
+        """The model that was asked for, one that is served; known before it is begun with."""
         self.prompt_tokens = self.generated_tokens = 0
         self.prompt: str | None = None
         self.reasons: list[str] = []
@@ -85,6 +88,16 @@ class RequestWatch:
         if self._metrics:
             self._metrics.running.labels(self.model).dec()
             self._metrics.whole_request.labels(self.model).observe(time.monotonic() - self.began)
+
+
+current_watch: ContextVar[RequestWatch | None] = ContextVar("current_watch", default=None)
+"""The watch over the request that the running code works on."""
+
+
+def note_model(name: str) -> None:
+    """Note which model the current request is for, should it be refused before an engine is asked."""
+    if watch := current_watch.get():
+        watch.wanted = name
 
 
 def watch_of(scope: Scope) -> RequestWatch:

@@ -247,7 +247,7 @@ def test_no_route_answers_without_a_key(unharmed: Stack, headers: dict[str, str]
         body = BODIES.get(path, {}) if method == "post" else None
         reply = unharmed.ask(path.replace("{model}", "fast"), body, key=None, method=method.upper(), headers=headers)
         assert reply.status == 401, path
-        assert reply.error["type"] == "authentication_error"
+        assert reply.error["type"] == "invalid_request_error"
         assert reply.error["code"] in ("missing_api_key", "invalid_api_key")
         assert reply.headers["www-authenticate"].startswith("Bearer")
         assert "fast" not in reply.body.decode()

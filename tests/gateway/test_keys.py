@@ -53,6 +53,7 @@ def test_lets_in_who_has_a_key_under_its_name(tmp_path: Path, scheme: str) -> No
 def test_refuses_a_wrong_key(tmp_path: Path, key: str) -> None:
     answer = asked(KeyRing(key_file(tmp_path, f"team-a:{GOOD}"), {}), key=key)
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert answer.error["type"] == "invalid_request_error"
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert key not in answer.body.decode()
 

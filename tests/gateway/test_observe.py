@@ -6,17 +6,25 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asgi_calls import Answer, Echo, ask, ask_async
 
+from deploykit.client import AsyncClient
+from deploykit.config import GatewayConfig
 from deploykit.gateway import logs
+from deploykit.gateway.app import create_app
+from deploykit.gateway.catalogue import Catalogue
+from deploykit.gateway.key_ring import KeyRing
+from deploykit.gateway.keys import Keys
 from deploykit.gateway.metrics import Metrics
 from deploykit.gateway.observe import Observe
 from deploykit.gateway.request_id import RequestIds
 from deploykit.gateway.watch import RequestWatch, watch_of
 
+HELLO = [{"role": "user", "content": "Hello"}]
 SECRET = "/home/someone/a prompt at 10.1.2.3"
 
 
@@ -212,3 +220,58 @@ def test_nothing_in_a_line_ends_it_or_moves_a_terminal(told: io.StringIO, text: 
     assert written.strip().isascii()
     assert written.strip().isprintable()
     assert json.loads(written)["prompt"] == text
+
+
+REFUSED: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
+    ("/v1/completions", {"model": "other", "prompt": "a"}, (404, "model_not_found", "model", "other")),
+    ("/v1/completions", {"model": "x" * 500, "prompt": "a"}, (404, "model_not_found", "model", "x" * 128)),
+    (
+        "/v1/completions",
+        {"model": "chatty", "prompt": "a", "temperature": 9},
+        (400, "invalid_value", "temperature", "chatty"),
+    ),
+    (
+        "/v1/completions",
+        {"model": "chatty", "prompt": "a", "colour": 9},
+        (400, "unknown_parameter", "colour", "chatty"),
+    ),
+    ("/v1/completions", {"model": 5, "prompt": "a"}, (400, "invalid_value", "model", None)),
+    # Known to be served, and refused before an engine is asked.
+    (
+        "/tokenize",
+        {"model": "chatty", "messages": HELLO, "chat_template_kwargs": {"range": 1}},
+        (400, None, "chat_template_kwargs", "chatty"),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def endpoints(chatty: Path) -> Iterator[Any]:
+    """The endpoints, with nobody behind them."""
+    catalogue = Catalogue([chatty])
+    yield create_app(catalogue, AsyncClient("127.0.0.1:9", tries=1), GatewayConfig())
+    catalogue.close()
+
+
+@pytest.mark.parametrize(("path", "body", "wanted"), REFUSED)
+def test_a_refusal_is_told_with_its_reason(
+    told: io.StringIO, endpoints: Any, path: str, body: dict[str, Any], wanted: tuple[Any, ...]
+) -> None:
+    headers = {"content-type": "application/json"}
+    ask(observed(endpoints), path=path, body=[json.dumps(body).encode()], headers=headers)
+    (line,) = lines(told)
+    assert (line["status"], line["code"], line["param"], line.get("model")) == wanted
+    assert line["route"] == path
+
+
+def test_what_the_layers_in_front_refuse_is_told_with_its_reason(told: io.StringIO) -> None:
+    ring = KeyRing(None, {"DEPLOYKIT_API_KEYS": "a-key-of-somebody"})
+    ask(observed(Keys(Echo(), ring, open_paths=frozenset(), on_trouble=lambda error: None)), path="/v1/models")
+    (line,) = lines(told)
+    assert (line["status"], line["code"], line["param"]) == (401, "missing_api_key", None)
+
+
+def test_the_document_is_a_route(told: io.StringIO, endpoints: Any) -> None:
+    for path in ("/openapi.json", "/nothing"):
+        ask(observed(endpoints), path=path, method="GET")
+    assert [(line["route"], line["status"]) for line in lines(told)] == [("/openapi.json", 200), ("none", 404)]

@@ -251,3 +251,8 @@ def test_the_async_client_streams_several_answers_at_once(gateway: Gateway, open
             return await asyncio.gather(*(one() for _ in range(count)))
 
     assert set(asyncio.run(ask(4))) == {chat(openai).choices[0].message.content}
+
+
+def test_health_is_told_to_who_asks_for_the_head_alone(gateway: Gateway) -> None:
+    reply = gateway.http.head("/health")
+    assert (reply.status_code, reply.content) == (200, b"")

@@ -277,3 +277,20 @@ def test_an_unknown_model_is_not_found(gateway: Gateway, path: str) -> None:
 @pytest.mark.parametrize("tokens", [[-1], [320], [True], "5", [2**63]])
 def test_tokens_that_are_none_have_no_text(gateway: Gateway, tokens: Any) -> None:
     assert error_of(gateway.post("/detokenize", {"model": "chatty", "tokens": tokens}))["param"].startswith("tokens")
+
+
+def test_a_list_of_messages_is_named_once(gateway: Gateway, triton: Running) -> None:
+    for messages, said in (([], "messages is empty"), ([{"role": "user"}], "messages[0] has no content")):
+        error = refused(gateway, triton, "chat", {"messages": messages})
+        assert error["message"].startswith(said)
+        assert error["param"] == "messages"
+
+
+def test_a_variable_that_is_the_model_s_own_is_named_by_its_field(gateway: Gateway, triton: Running) -> None:
+    error = refused(gateway, triton, "chat", {"chat_template_kwargs": {"range": 1}})
+    assert error["param"] == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/models"])
+def test_a_base_url_without_v1_is_told_so(gateway: Gateway, path: str) -> None:
+    assert "begin with /v1, and so the base URL" in error_of(gateway.post(path, {}), 404)["message"]
