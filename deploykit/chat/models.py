@@ -26,6 +26,8 @@ _TOO_LONG: Final = (
 _NO_TEMPLATE: Final = re.compile(r"no chat template|chat template can't be")
 """How they refuse messages where there is nothing that makes a prompt of them."""
 _RAW: Final = "try --raw, which has it continue what you write"
+_FACTS_SECONDS: Final = 10.0
+"""In which an engine says what it is, without a row or a place in the queue."""
 _MOST: Final = 2**31 - 1
 """Tokens for which no context has room."""
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
@@ -188,12 +190,14 @@ class _Remote:
         """The engine's, in tokens; 0 until it is known."""
         try:
             self.name = options.get("model") or _only(self._client.models(), url)
+            if not self._http:
+                self._context = self._told_context()
             if not raw:
                 self._try(url)
         except BaseException:
             self.close()
             raise
-        self.about = f"at {url}"
+        self.about = f"at {url}" + (f", context of {self._context} tokens" if self._context else "")
 
     def answer(
         self, messages: list[dict[str, Any]], sampling: Mapping[str, Any], *, tight: bool = False
@@ -219,6 +223,17 @@ class _Remote:
     def close(self) -> None:
         self._client.close()
 
+    def _told_context(self) -> int:
+        """Return the context that Triton's engine says it has; 0 where it is another backend's, or too busy."""
+        from deploykit.client import ClientError
+        from deploykit.client.facts import engine_facts_for_threads
+
+        try:
+            context = engine_facts_for_threads(self._client, self.name, timeout=_FACTS_SECONDS).get("context")
+        except ClientError:
+            return 0
+        return context if isinstance(context, int) else 0
+
     def _try(self, url: str) -> None:
         """Pass a model that chats, and learn what its refusal tells of the context.
 
@@ -232,7 +247,7 @@ class _Remote:
             with self._client.chat(hello, stream=True, max_tokens=_MOST if self._http else 1) as stream:
                 next(stream, None)
         except InvalidRequestError as error:
-            self._context = _room(str(error)).context
+            self._context = _room(str(error)).context or self._context
             if _NO_TEMPLATE.search(str(error)):
                 raise ConfigError(f"{url}: the model {self.name} can't chat: {_first(str(error))}; {_RAW}") from None
         except ClientError:

@@ -11,6 +11,7 @@ import pexpect
 import pytest
 
 from deploykit.artifact import Artifact
+from deploykit.chat import open_remote
 from deploykit.config import ServeConfig
 from deploykit.serve import LocalServer, serve
 
@@ -175,6 +176,14 @@ def test_an_answer_from_a_server_is_stopped_too(chat: Chat, served: LocalServer,
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_tells_its_context_at_the_start(served: LocalServer, protocol: str) -> None:
+    model = open_remote(address(served, protocol))
+    assert model.about == f"at {address(served, protocol)}, context of 4096 tokens"
+    model.close()
 
 
 @pytest.mark.triton
