@@ -366,7 +366,12 @@ judging = _all(
 def sampling(function: F) -> F:
     """Add the options of a generation request."""
     return _all(
-        click.option("--max-tokens", type=int, default=None, help="Longest answer, in tokens."),
+        click.option(
+            "--max-tokens",
+            type=int,
+            default=None,
+            help="Longest answer, in tokens.  [default: 64; of chat as many as there is room for, over HTTP 1024]",
+        ),
         click.option(
             "--temperature", type=float, default=None, help="0 is greedy, the default; higher is more random."
         ),
