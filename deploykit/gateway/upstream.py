@@ -22,7 +22,7 @@ from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.errors import context_of, is_full
 
 PROBE_TIMEOUT: Final = 10.0
-"""Seconds that a question about an engine or a server may take: it is answered at once, or nobody answers."""
+"""Seconds that a question about an engine may take: it is answered at once, or nobody answers."""
 
 Piece = tuple[int, Chunk]
 """A choice's number among all of a request, and what it adds."""
@@ -58,7 +58,6 @@ class Upstream:
         self._contexts: dict[Key, int] = {}
         self._asking: dict[Key, asyncio.Future[int]] = {}
         """The questions for those that aren't known yet."""
-        self._probing: asyncio.Future[bool] | None = None
 
     async def context(self, model: ServedModel) -> int:
         """Return the tokens that prompt and answer may have together.
@@ -81,26 +80,6 @@ class Upstream:
     def known_context(self, model: ServedModel) -> int:
         """Return the context as far as known: the model's own before its engine was asked."""
         return self._contexts.get(_key(model), model.context)
-
-    async def is_ready(self, models: Sequence[ServedModel]) -> bool:
-        """Return whether Triton and each of the models are ready."""
-        if self._probing is None:
-            # One question for all who ask at a time: whoever has no key may, too, and as often as they like.
-            self._probing = asyncio.ensure_future(self._probe(models))
-            self._probing.add_done_callback(self._probed)
-        return await asyncio.shield(self._probing)
-
-    async def _probe(self, models: Sequence[ServedModel]) -> bool:
-        try:
-            if not (await self._client.health()).ready:
-                return False
-            ready = {model.name for model in await self._client.models(timeout=PROBE_TIMEOUT) if model.ready}
-        except ClientError:
-            return False
-        return ready.issuperset(model.name for model in models)
-
-    def _probed(self, _probing: "asyncio.Future[bool]") -> None:
-        self._probing = None
 
     async def pieces(self, question: Question, *, timeout: float) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of all answers as they come, the last within `timeout` seconds; closing cancels them.

@@ -8,7 +8,6 @@ import pytest
 from inference_server import Running, Service, error, run
 
 from deploykit.client import AsyncClient, Chunk, InvalidRequestError, UnavailableError
-from deploykit.client.exchange import Request
 from deploykit.client.testing import MockRequest, MockTransport, Reply
 from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.upstream import Question, Upstream
@@ -92,25 +91,6 @@ def test_of_a_backend_that_does_not_tell_the_models_own_context_is_taken_until_i
 
     asyncio.run(main())
     assert triton.service.descriptions == 1
-
-
-def test_many_who_ask_for_health_are_one_question_for_triton() -> None:
-    asked: list[str] = []
-
-    class Counting(MockTransport):
-        def ask(self, request: Request) -> Any:
-            asked.append(request.method)
-            return super().ask(request)
-
-    async def main() -> None:
-        async with AsyncClient(transport=Counting("x"), tries=1) as client:
-            upstream = Upstream(client)
-            assert await asyncio.gather(*[upstream.is_ready([MODEL]) for _ in range(20)]) == [True] * 20
-            assert len(asked) == 2
-            assert await upstream.is_ready([MODEL])
-            assert len(asked) == 4
-
-    asyncio.run(main())
 
 
 def test_a_failure_nobody_foresaw_ends_all_prompts_of_a_request() -> None:
