@@ -195,11 +195,14 @@ class Stack:
 
     def triton(self) -> int:
         """Return the process id of Triton."""
-        return self._child(lambda command: command[0].endswith("/tritonserver"))
+        port = self.server.grpc_url.rpartition(":")[2]
+        return self._child(lambda command: command[0].endswith("/tritonserver") and f"--grpc-port={port}" in command)
 
     def gateway(self) -> int:
         """Return the process id of the gateway."""
-        return self._child(lambda command: command[2:5] == ["-m", "deploykit", "gateway"])
+        return self._child(
+            lambda command: command[2:5] == ["-m", "deploykit", "gateway"] and f"--port={self.port}" in command
+        )
 
     def processes(self) -> dict[str, int]:
         """Return all of them."""
@@ -207,6 +210,7 @@ class Stack:
         return {"gateway": self.gateway(), "triton": self.triton(), **backends}
 
     def _child(self, wanted: Callable[[list[str]], bool]) -> int:
+        # Other fixtures of the same run have a Triton and a gateway of their own, on other ports.
         (found,) = (pid for pid in descendants(os.getpid()) if wanted(command_of(pid)))
         return found
 
