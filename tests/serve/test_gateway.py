@@ -73,14 +73,18 @@ def readiness(health: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def gateways(parent: int) -> list[int]:
-    """The gateways that descend from a process, but not what stands between."""
+def gateways(parent: int, port: int | None = None) -> list[int]:
+    """The gateways that descend from a process, but not what stands between; only the one on `port` if given.
+
+    Other fixtures of the same run have gateways of their own.
+    """
     found = []
     for thread in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in map(int, thread.read_text().split()):
             command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            found += [child] if command[2:5] == [b"-m", b"deploykit", b"gateway"] else []
-            found += gateways(child)
+            ours = port is None or f"--port={port}".encode() in command
+            found += [child] if ours and command[2:5] == [b"-m", b"deploykit", b"gateway"] else []
+            found += gateways(child, port)
     return found
 
 
@@ -137,7 +141,8 @@ def test_comes_back_when_it_is_killed_in_mid_stream(served: LocalServer) -> None
     assert served.openai_url
     whole = text_of(served.openai_url)
     before, triton = served.gateway_restarts, (served.restarts, served.beats()["tiny"].pid)
-    (victim,) = gateways(os.getpid())
+    port = urlsplit(served.openai_url).port
+    (victim,) = gateways(os.getpid(), port)
     stream = events(served.openai_url)
     next(stream)
     os.kill(victim, signal.SIGKILL)
@@ -147,7 +152,7 @@ def test_comes_back_when_it_is_killed_in_mid_stream(served: LocalServer) -> None
     until(lambda: served.gateway_restarts == before + 1, 5)
     # It takes a second to come up, and isn't ready on the strength of what its predecessor has said.
     assert readiness(served.health_url) == (503, "the gateway starts again\n")
-    until(lambda: gateways(os.getpid()) not in ([], [victim]) and readiness(served.health_url)[0] == 200, 30)
+    until(lambda: gateways(os.getpid(), port) not in ([], [victim]) and readiness(served.health_url)[0] == 200, 30)
     until(lambda: answers(served), 30)
     assert text_of(served.openai_url) == whole
     assert (served.restarts, served.beats()["tiny"].pid) == triton
@@ -163,8 +168,9 @@ def answers(served: LocalServer) -> bool:
 
 @pytest.mark.triton
 def test_readiness_is_red_while_it_hangs_and_green_again(served: LocalServer) -> None:
+    assert served.openai_url
     until(lambda: readiness(served.health_url)[0] == 200, 30)
-    (process,) = gateways(os.getpid())
+    (process,) = gateways(os.getpid(), urlsplit(served.openai_url).port)
     os.kill(process, signal.SIGSTOP)
     try:
         assert until(lambda: readiness(served.health_url) == (503, "the gateway does not answer\n"), 10) < 7
