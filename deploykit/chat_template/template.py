@@ -74,11 +74,6 @@ class ChatTemplate:
         except RequestError as error:
             raise ArtifactError(f"{folder}: {error}; correct it in the checkpoint and export again") from None
 
-    @property
-    def uses_tools(self) -> bool:
-        """Whether the template looks at tools at all."""
-        return any("tools" in template for template in self._sources.templates.values())
-
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
