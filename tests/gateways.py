@@ -65,7 +65,7 @@ def open_gateway(paths: Sequence[Path], triton: str, *, timeout: float = 30.0) -
     catalogue = Catalogue(paths)
     client = AsyncClient(triton, tries=1)
     app = create_app(catalogue, client, GatewayConfig(timeout=timeout))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", timeout_keep_alive=1)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", timeout_keep_alive=30)
     gateway = Gateway(uvicorn.Server(config))
     try:
         yield gateway
