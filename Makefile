@@ -20,7 +20,7 @@ help: ## list the targets
 
 .venv/user: .venv/python pyproject.toml constraints.txt
 	@echo "Installing into .venv (torch's CPU build, ONNX Runtime, Triton) …"
-	@$(PIP) --editable '.[cpu,engine,export,train,local]'
+	@$(PIP) --editable '.[cpu,deploy,engine,export,train,local]'
 	@touch $@
 
 .venv/dev: .venv/user

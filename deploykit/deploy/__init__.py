@@ -1,0 +1,1 @@
+"""`deploy`: a packaged model to manifests that a cluster takes."""

@@ -1,0 +1,1 @@
+"""The linter: what would break in a cluster, told from the manifests alone."""

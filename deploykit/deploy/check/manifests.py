@@ -1,0 +1,153 @@
+"""The objects that a cluster would be given, and ways to find those that a rule asks about."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deploykit.deploy.check.finding import Finding, Level
+
+TEMPLATES: Final[Mapping[str, str]] = {
+    "Pod": "", "Deployment": "spec.template", "StatefulSet": "spec.template", "DaemonSet": "spec.template",
+    "ReplicaSet": "spec.template", "Job": "spec.template", "CronJob": "spec.jobTemplate.spec.template",
+}  # fmt: skip
+"""Kinds that make pods, and where their pod template stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One object, as it would be applied."""
+
+    body: Mapping[str, Any]
+    source: str
+    """The file or overlay that it was read from."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind, empty where there is none."""
+        return str(self.body.get("kind") or "")
+
+    @property
+    def name(self) -> str:
+        """Its name, empty where there is none."""
+        return str(mapping(self.body.get("metadata")).get("name") or "")
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace, `default` where none is given."""
+        return str(mapping(self.body.get("metadata")).get("namespace") or "default")
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """Its `spec`, empty where it has none."""
+        return mapping(self.body.get("spec"))
+
+    @property
+    def title(self) -> str:
+        """`Kind/name`."""
+        return f"{self.kind}/{self.name}"
+
+    def find(self, rule: str, field: str, value: object, why: str, remedy: str, *, level: Level = "error") -> Finding:
+        """Return a finding about a field of this object."""
+        return Finding(
+            rule=rule, level=level, object=self.title, field=field, value=shown(value), why=why, remedy=remedy,
+            source=self.source,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container of a pod, and where it stands."""
+
+    body: Mapping[str, Any]
+    path: str
+    """Path of the container in its object, such as `spec.template.spec.containers[0]`."""
+    kind: str
+    """`containers`, `initContainers` or `ephemeralContainers`."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.body.get("name") or "")
+
+    @property
+    def command_line(self) -> list[str]:
+        """`command` and `args` together; empty where the image decides."""
+        return [str(word) for key in ("command", "args") for word in sequence(self.body.get(key))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pods:
+    """The pods that an object makes."""
+
+    resource: Resource
+    path: str
+    """Path of the pod's `spec`."""
+    spec: Mapping[str, Any]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+    @property
+    def containers(self) -> list[Container]:
+        """Its containers, init containers after the others."""
+        return [
+            Container(body=mapping(body), path=f"{self.path}.{kind}[{index}]", kind=kind)
+            for kind in ("containers", "initContainers")
+            for index, body in enumerate(sequence(self.spec.get(kind)))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifests:
+    """Objects that are applied together: those of one overlay, one folder or one file."""
+
+    resources: Sequence[Resource]
+    source: str
+
+    def of_kind(self, *kinds: str) -> Iterator[Resource]:
+        """Yield the objects of some kinds."""
+        return (resource for resource in self.resources if resource.kind in kinds)
+
+    def find(self, kind: str, name: str, namespace: str) -> Resource | None:
+        """Return the object of that kind, name and namespace."""
+        return next((r for r in self.of_kind(kind) if r.name == name and r.namespace == namespace), None)
+
+    def pods(self) -> Iterator[Pods]:
+        """Yield the pods of every object that makes some."""
+        for resource in self.of_kind(*TEMPLATES):
+            where = TEMPLATES[resource.kind]
+            template = mapping(at(resource.body, where)) if where else resource.body
+            metadata = mapping(template.get("metadata"))
+            yield Pods(
+                resource=resource,
+                path=f"{where}.spec" if where else "spec",
+                spec=mapping(template.get("spec")),
+                labels=mapping(metadata.get("labels")),
+                annotations=mapping(metadata.get("annotations")),
+            )
+
+
+def at(body: object, path: str) -> Any:
+    """Return what stands at a path of keys and `[indices]`, None where nothing does."""
+    for part in path.replace("[", ".[").split("."):
+        if part.startswith("["):
+            index = int(part[1:-1])
+            body = body[index] if isinstance(body, list) and index < len(body) else None
+        else:
+            body = mapping(body).get(part)
+    return body
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return a mapping as it is, and an empty one for anything else: the schema's rule tells of that."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: object) -> list[Any]:
+    """Return a list as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def shown(value: object) -> str:
+    """Return a value as YAML shows it on a line, shortened to 80 characters."""
+    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

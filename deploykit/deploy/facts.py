@@ -1,0 +1,43 @@
+"""What a deployment must know of a model: read from an artifact, kept beside the manifests, read again by `--check`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+FILE: Final = "deploykit.json"
+"""Where the facts are kept in the folder of the manifests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model as a pod has to carry it."""
+
+    name: str
+    """The Triton model's name."""
+    version: int
+    fingerprint: str
+    """SHA-256 over its configuration and its manifest, which holds the hash of every file."""
+    precision: str
+    size: int
+    """Bytes of the model repository's files."""
+    rows: int
+    """Requests that advance together."""
+    context: int
+    """Tokens of a row."""
+    threads: int
+    memory: Mapping[str, int]
+    """Bytes of an engine at its peak, by part, as `deploykit.memory.Estimate` names them, `peak` among them."""
+    load_seconds: float
+    """Seconds until the model is ready, as measured when it was packaged."""
+    load_measured: bool
+    """False where the artifact doesn't say and the seconds were guessed from its size."""
+    has_chat_template: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote; TypeError if it isn't that."""
+        return cls(**data)

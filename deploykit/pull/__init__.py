@@ -1,0 +1,1 @@
+"""`pull`: a packaged model from an object store, every file checked."""
