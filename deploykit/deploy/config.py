@@ -21,7 +21,7 @@ class DeployConfig:
     """How a model is to run in a cluster."""
 
     image: str | None = None
-    """The image that runs, `REPO@sha256:…` or `REPO:TAG`; `deploykit-NAME:VERSION`, as built on one's machine, if None."""
+    """The image that runs, `REPO@sha256:…` or `REPO:TAG`; `deploykit-NAME:VERSION`, as one builds it, where None."""
     namespace: str | None = None
     """A namespace that is there; one of the model's own, written beside the rest, where None."""
     delivery: Delivery = "image"
