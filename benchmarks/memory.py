@@ -21,8 +21,8 @@ from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig, QuantizeConfig
 from deploykit.convert import convert
 from deploykit.doctor.machine import has_dot_product
-from deploykit.doctor.memory import Load, estimate
 from deploykit.doctor.process import process_bytes
+from deploykit.memory import Load, estimate
 from deploykit.optimize import optimize
 from deploykit.outline import read_outline
 from deploykit.quantize import quantize

@@ -26,7 +26,9 @@ class ModelFacts:
     """Tokens of a row."""
     threads: int
     memory: Mapping[str, int]
-    """Bytes of an engine at its peak, by part, as `deploykit.memory.Estimate` names them, `peak` among them."""
+    """Bytes of an engine at its peak, by part, as `deploykit.memory.Estimate` names them, `peak` among them; also those
+    of the `tokenizer` (part of `process`), of keys and values of every row (`cache_full`), and what they may take of
+    that (`cache_limit`)."""
     load_seconds: float
     """Seconds until the model is ready, as measured when it was packaged."""
     load_measured: bool

@@ -11,7 +11,6 @@ from deploykit.doctor.fit import check_fit
 from deploykit.doctor.graph import check_exact, check_graph
 from deploykit.doctor.image import check_image
 from deploykit.doctor.machine import check_machine, has_dot_product, overflows_int8
-from deploykit.doctor.memory import Estimate, Load, estimate
 from deploykit.doctor.process import process_bytes
 from deploykit.doctor.repository import TextContract, check_model, rows_of
 from deploykit.doctor.software import check_software
@@ -19,6 +18,7 @@ from deploykit.doctor.subject import Subject, check_artifact, open_subject
 from deploykit.doctor.target import Device, Target, find_target
 from deploykit.doctor.tensors import Tensor
 from deploykit.errors import ArtifactError
+from deploykit.memory import Estimate, Load, estimate
 from deploykit.outline import read_outline
 from deploykit.spec import VARIANT_FILES, Precision
 

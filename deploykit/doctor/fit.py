@@ -2,7 +2,7 @@
 
 from deploykit.doctor.finding import Finding, ok
 from deploykit.doctor.machine import memory_figures
-from deploykit.doctor.memory import Estimate, Load
+from deploykit.memory import Estimate, Load
 
 
 def check_fit(guess: Estimate, load: Load, how: str) -> Finding:

@@ -7,10 +7,10 @@ from typing import Final
 
 import deploykit.doctor.cuda as cuda
 from deploykit.doctor.finding import Finding, ok
-from deploykit.doctor.memory import INTEGER_PRODUCTS
 from deploykit.doctor.releases import version
 from deploykit.doctor.runtimes import CONTRIB, needed_version
 from deploykit.doctor.target import Target
+from deploykit.memory import INTEGER_PRODUCTS
 from deploykit.outline import Outline
 
 PROTOBUF_LIMIT: Final = 2**31 - 1

@@ -13,8 +13,8 @@ from deploykit.convert import convert
 from deploykit.doctor.finding import Finding
 from deploykit.doctor.fit import check_fit
 from deploykit.doctor.machine import has_dot_product
-from deploykit.doctor.memory import Estimate, Load, estimate
 from deploykit.doctor.process import process_bytes
+from deploykit.memory import Estimate, Load, estimate
 from deploykit.outline import read_outline
 
 ALLOWED = 0.15
