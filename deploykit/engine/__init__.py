@@ -7,9 +7,9 @@ with Engine.open("artifact") as engine:
 
 from deploykit.engine.engine import Engine
 from deploykit.engine.loop import EngineStats
-from deploykit.engine.metrics import Timing
+from deploykit.engine.metrics import FinishReason, Timing
 from deploykit.engine.params import SamplingParams
-from deploykit.engine.request import Completion, Event, FinishReason, Listener, Request, TokenLogprob
+from deploykit.engine.request import Completion, Event, Listener, Request, TokenLogprob
 from deploykit.errors import EngineError, QueueFullError
 
 __all__ = [

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from deploykit.engine.decoder import Decoder
 from deploykit.engine.job import Batch, Change, Job, Load, Plan, Save
-from deploykit.engine.metrics import Metrics, counted
-from deploykit.engine.request import Answer, FinishReason, Request
+from deploykit.engine.metrics import FinishReason, Metrics, counted
+from deploykit.engine.request import Answer, Request
 from deploykit.engine.sampling import Choice, choose
 from deploykit.engine.scheduler import Scheduler
 from deploykit.errors import EngineError

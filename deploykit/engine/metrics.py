@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 Kind = Literal["counter", "gauge", "histogram"]
 
 # Seconds; the bounds of vLLM, so that its dashboards fit.
@@ -44,6 +45,9 @@ class Metrics:
         self.finished: Final = Counter(
             "request_success", "Choices that ended, by how.", ["finished_reason"], registry=registry
         )
+        for reason in get_args(FinishReason):
+            # From the beginning: Prometheus can't tell growth where a series begins with its first error.
+            self.finished.labels(reason)
         self.first_token: Final = Histogram(
             "time_to_first_token_seconds", "From the request to its first token.", buckets=_FIRST, registry=registry
         )

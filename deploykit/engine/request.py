@@ -3,15 +3,13 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from deploykit.engine.job import Job
-from deploykit.engine.metrics import Stopwatch, Timing
+from deploykit.engine.metrics import FinishReason, Stopwatch, Timing
 from deploykit.engine.params import SamplingParams
 from deploykit.engine.sampling import Choice, Sampler
 from deploykit.engine.text import Codec, Detokenizer, StopGate
-
-FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
