@@ -1,12 +1,18 @@
-"""The linter's rules, a module for each thing that they are about."""
+"""The linter's rules, a module for each thing that they are about.
+
+A module has `RULES`, a tuple of functions. A function's name, with dashes, is the rule that its findings name; the first
+line of its docstring is what `docs/linting.md` says of it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests
+from deploykit.deploy.check.rules import commands
 from deploykit.deploy.facts import ModelFacts
 
 Rule = Callable[[Manifests, ModelFacts | None], Iterator[Finding]]
 """Yields what is wrong; the facts are those of the model that is served, where they are known."""
 
-RULES: Sequence[Rule] = ()
+RULES: Final[Sequence[Rule]] = (*commands.RULES,)
