@@ -1,6 +1,7 @@
 """Where Triton lies on this machine, and what it needs to run here."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from deploykit.errors import MissingExtraError, ServeError
 
 WHEEL: Final = "nvidia-pytriton"
 _STUB: Final = "triton_python_backend_stub"
+_IMAGE: Final = Path("/opt/tritonserver/bin/tritonserver")
+"""Where Triton's own images have it, also for those who start it with a PATH of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,9 @@ class Install:
 
     server: Path
     parts: tuple[Path, ...] = ()
-    """Files of the Python backend; empty where the server finds its backends itself."""
+    """Files of the Python backend; empty where they lie together already."""
+    backends: Path | None = None
+    """Folder of the backends beside the server; None where there is none, and the server knows a place itself."""
     libraries: Path | None = None
     """Folder of the shared libraries that came with the server."""
 
@@ -33,7 +38,7 @@ class Install:
         Links, not copies: the stub finds its libraries relative to where it really lies.
         """
         if not self.parts:
-            return None
+            return self.backends
         backend = folder / "python"
         backend.mkdir(parents=True)
         for part in self.parts:
@@ -43,23 +48,25 @@ class Install:
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
         """Return the environment the server and its backends run in."""
         environment = dict(base)
-        if self.libraries:
-            # The interpreter's own libpython first: the loader would else take the system's of the same name.
-            folders = [_library_folder(), str(self.libraries), base.get("LD_LIBRARY_PATH")]
+        # The interpreter's own libpython first: the loader would else take the system's of the same name.
+        folders = [_library_folder(), self.libraries and str(self.libraries), base.get("LD_LIBRARY_PATH")]
+        if any(folders):
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(folder for folder in folders if folder)
-            # The stub finds Python, and with it the packages, as the first `python3` in PATH.
-            environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
+        # The stub finds Python, and with it the packages, as the first `python3` in PATH.
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")])
         return environment
 
     def check(self) -> None:
-        """Check that the loader finds what the backend's process links.
+        """Check that the backend's process runs this Python, and that the loader finds what it links.
 
         Raises:
-            ServeError: a shared library is missing or too old, with the package that brings it.
+            ServeError: it is made for another Python, or a shared library is missing or too old, with the package that
+                brings it.
         """
-        stub = next((part for part in self.parts if part.name == _STUB), None)
+        stub = self._stub()
         if stub is None:
             return
+        _check_python(stub)
         # Without arguments it ends at once; what counts is whether it was loaded at all.
         ended = subprocess.run(  # noqa: S603  # a file of the installed wheel
             [stub], env=self.environment(), capture_output=True, text=True, timeout=30, check=False
@@ -67,9 +74,13 @@ class Install:
         if ended.returncode == 127 or "error while loading shared libraries" in ended.stderr:
             raise ServeError(_loader_remedy(ended.stderr))
 
+    def _stub(self) -> Path | None:
+        beside = (self.backends / "python" / _STUB,) if self.backends else ()
+        return next((file for file in (*self.parts, *beside) if file.name == _STUB and file.is_file()), None)
+
 
 def find_install(triton: Path | None = None, *, find: Callable[[str], object | None] = find_spec) -> Install:
-    """Return the Triton to start: the one given, that of the wheel, or the first in PATH.
+    """Return the Triton to start: the one given, that of the wheel, the first in PATH, or that of Triton's image.
 
     Args:
         triton: path of a `tritonserver`.
@@ -82,14 +93,24 @@ def find_install(triton: Path | None = None, *, find: Callable[[str], object | N
     if triton is not None:
         if not os.access(triton, os.X_OK) or triton.is_dir():
             raise ServeError(f"{triton}: not a program that can be run; give the path of tritonserver")
-        return Install(server=triton.absolute())
+        return _from_folder(triton.absolute())
     spec = find("pytriton")
     if spec is not None:
         return _from_wheel(Path(str(getattr(spec, "origin", ""))).parent)
-    system = shutil.which("tritonserver")
+    system = shutil.which("tritonserver") or shutil.which(_IMAGE)
     if system is None:
         raise MissingExtraError(WHEEL, extra="local", needed_for="serving on this machine")
-    return Install(server=Path(system))
+    return _from_folder(Path(system))
+
+
+def _from_folder(server: Path) -> Install:
+    """Return an installed server, with the backends that lie beside it as in Triton's images."""
+    # What is in PATH may be a link to it.
+    for program in (server, server.resolve()):
+        backends = program.parent.parent / "backends"
+        if (backends / "python" / _STUB).is_file():
+            return Install(server=server, backends=backends)
+    return Install(server=server)
 
 
 def _from_wheel(package: Path) -> Install:
@@ -109,6 +130,16 @@ def _from_wheel(package: Path) -> Install:
                 "use Python 3.11 or 3.12, or reinstall the wheel"
             )
     return install
+
+
+def _check_python(stub: Path) -> None:
+    linked = re.search(rb"libpython(3\.\d+)\.so", stub.read_bytes())
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if linked and (wanted := linked[1].decode()) != here:
+        raise ServeError(
+            f"{stub}: Triton's Python backend is made for Python {wanted}, and deploykit is installed for {here}; "
+            f"install deploykit for Python {wanted}"
+        )
 
 
 def _library_folder() -> str | None:

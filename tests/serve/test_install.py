@@ -6,12 +6,75 @@ from pathlib import Path
 
 import pytest
 
+from deploykit.client import Client
+from deploykit.config import ServeConfig
 from deploykit.errors import MissingExtraError, ServeError
+from deploykit.serve import serve
 from deploykit.serve.install import Install, find_install
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
 def nothing(name: str) -> None:
     return None
+
+
+@pytest.fixture
+def image_layout(tmp_path: Path) -> Path:
+    """The wheel's Triton laid out as in Triton's images: bin/tritonserver, and backends/python complete."""
+    wheel = find_install()
+    wheel.link_backends(tmp_path / "tritonserver" / "backends")
+    server = tmp_path / "tritonserver" / "bin" / "tritonserver"
+    server.parent.mkdir()
+    server.symlink_to(wheel.server)
+    return server
+
+
+@pytest.mark.triton
+def test_a_server_laid_out_as_in_tritons_images_serves(image_layout: Path) -> None:
+    ports = ServeConfig(http_port=0, grpc_port=0, metrics_port=0, health_port=0)
+    with serve(REPOSITORY, ports, triton=image_layout) as server, Client(server.grpc_url) as client:
+        assert len(list(client.generate("def ", max_tokens=8, stream=True))) > 1
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_backends_beside_a_server_in_path_are_found(
+    image_layout: Path, linked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    image_layout.unlink()
+    image_layout.write_text("#!/bin/sh\n")
+    image_layout.chmod(0o755)
+    server = image_layout
+    if linked:
+        server = tmp_path / "tritonserver.link" / "tritonserver"
+        server.parent.mkdir()
+        server.symlink_to(image_layout)
+    monkeypatch.setenv("PATH", str(server.parent))
+    install = find_install(find=nothing)
+    assert install == Install(server=server, backends=image_layout.parent.parent / "backends")
+    assert install.link_backends(tmp_path / "unused") == install.backends
+    assert not (tmp_path / "unused").exists()
+
+
+def test_the_server_of_tritons_image_needs_no_path(image_layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("deploykit.serve.install._IMAGE", image_layout)
+    assert find_install(find=nothing).server == image_layout
+
+
+def test_the_backend_finds_this_python_first(image_layout: Path) -> None:
+    environment = find_install(image_layout).environment({"PATH": "/usr/bin"})
+    assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+
+
+def test_a_backend_for_another_python_is_refused_with_both_versions(image_layout: Path) -> None:
+    stub = image_layout.parent.parent / "backends" / "python" / "triton_python_backend_stub"
+    content = stub.read_bytes()
+    stub.unlink()
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub.write_bytes(content.replace(f"libpython{here}.so".encode(), b"libpython3.99.so"))
+    with pytest.raises(ServeError, match=rf"made for Python 3\.99, and deploykit is installed for {here}"):
+        find_install(image_layout).check()
 
 
 def test_the_wheel_has_a_backend_for_this_python(tmp_path: Path) -> None:
