@@ -1,0 +1,85 @@
+"""The files of a deployment: a base, components that add to it, and an overlay for each kind of place."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from deploykit.deploy import gateway, monitoring, scaling
+from deploykit.deploy.config import DeployConfig
+from deploykit.deploy.disruption import disruption_budget
+from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.kustomize import FILE, Component, Image, Kustomization
+from deploykit.deploy.names import image_name, kubernetes_name
+from deploykit.deploy.network import namespace, network_policy
+from deploykit.deploy.overlays import platforms
+from deploykit.deploy.pod import deployment, service_account
+from deploykit.deploy.services import headless_service, service
+from deploykit.deploy.sizing import Sizing
+from deploykit.deploy.yaml_text import Document, dump
+
+CPU: Final = "cpu"
+"""The overlay of ordinary nodes, which `kubectl apply -k DIR` takes."""
+_BASE: Final = "What every overlay builds on. Its image, and its namespace where it is built by itself, are set here."
+_OVERLAY: Final = "The namespace of all objects is set here; leave out a component to go without what it adds."
+
+
+def files(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> dict[str, str]:
+    """Return the text of every file by its path; the same for the same model and options."""
+    chosen, places = chosen_components(facts, sizing, config), platforms(facts, config)
+    found = {FILE: dump([Kustomization(resources=[f"overlays/{CPU}"])], head="Ordinary nodes; see overlays/.")}
+    found |= dict(_base(facts, sizing, config))
+    for component in [*chosen, *places]:
+        found |= dict(_component(component))
+    for path, documents in scaling.files(config).items():
+        found[f"components/{path}"] = dump(documents)
+    for name, place in [(CPU, None), *((place.name, place) for place in places)]:
+        found[f"overlays/{name}/{FILE}"] = _overlay(facts, config, [*chosen, *([place] if place else [])])
+    return found
+
+
+def chosen_components(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> list[Component]:
+    """Return the components that the options ask for, which every overlay names."""
+    parts = (scaling, gateway, monitoring)
+    return [component for part in parts for component in part.components(facts, sizing, config)]
+
+
+def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[tuple[str, str]]:
+    objects: Mapping[str, Document] = {
+        **({"namespace.yaml": namespace(facts)} if config.namespace is None else {}),
+        "serviceaccount.yaml": service_account(facts),
+        "deployment.yaml": deployment(facts, sizing, config),
+        "service.yaml": service(facts),
+        "service-headless.yaml": headless_service(facts),
+        "poddisruptionbudget.yaml": disruption_budget(facts),
+        "networkpolicy.yaml": network_policy(facts, config),
+    }
+    image = config.image or f"{image_name(facts)}:{facts.version}"
+    whole = Kustomization(
+        namespace=_namespace(facts, config),
+        resources=list(objects),
+        images=[Image.parse(image_name(facts), image)],
+    )
+    yield f"base/{FILE}", dump([whole], head=_BASE)
+    for file, document in objects.items():
+        yield f"base/{file}", dump([document])
+
+
+def _component(component: Component) -> Iterator[tuple[str, str]]:
+    folder = f"components/{component.name}"
+    yield f"{folder}/{FILE}", dump([component], head=component.comment)
+    for file, documents in component.resources.items():
+        yield f"{folder}/{file}", dump(documents)
+    for patch in component.patches:
+        yield f"{folder}/{patch.file}", dump([patch.body])
+
+
+def _overlay(facts: ModelFacts, config: DeployConfig, components: Sequence[Component]) -> str:
+    whole = Kustomization(
+        namespace=_namespace(facts, config),
+        resources=["../../base"],
+        components=[f"../../components/{component.name}" for component in components],
+    )
+    return dump([whole], head=_OVERLAY)
+
+
+def _namespace(facts: ModelFacts, config: DeployConfig) -> str:
+    return config.namespace or kubernetes_name(facts.name)
