@@ -1,7 +1,7 @@
 """`package`: from a validated artifact to one that Triton serves."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Final
@@ -18,6 +18,8 @@ from deploykit.spec import VARIANT_FILES, Padding, Precision
 __all__ = ["package"]
 
 STAGE: Final = "package"
+LOAD_SECONDS: Final = "load_seconds"
+"""What the stage's record calls the seconds that a graph took to load, by precision."""
 MODEL_FILE: Final = "model.py"
 MODEL_CODE: Final = '''"""The model as Triton's Python backend loads it; the work is done in deploykit."""
 
@@ -43,7 +45,8 @@ def package(
 
     The repository holds `<name>/config.pbtxt` and, in `<name>/<version>/`, a few lines of Python beside a whole
     artifact of its own: real files, only the precisions that are run. Its graphs take rows padded on the right, as the
-    engine pads them; see `right_padded`. The same source gives the same bytes.
+    engine pads them; see `right_padded`. The same source gives the same bytes, but for the seconds that its graphs took
+    to load, which the manifest tells.
 
     Args:
         source: an artifact, or the path of one, whose files are then verified.
@@ -70,15 +73,21 @@ def package(
     return packaged
 
 
-def _with_record(manifest: Manifest, config: PackageConfig, padding: Padding) -> Manifest:
+def _with_record(
+    manifest: Manifest, config: PackageConfig, padding: Padding, load_seconds: Mapping[Precision, float]
+) -> Manifest:
     """Return the manifest with this stage as its last; packaging again replaces the record, it adds none."""
+    earlier = tuple(entry for entry in manifest.history if entry.stage != STAGE)
+    # A graph that is left as it is was measured when it was written, if at all.
+    last = manifest.history[-1] if manifest.history else None
+    known = last.result.get(LOAD_SECONDS, {}) if last and last.stage == STAGE else {}
+    seconds = {**known, **load_seconds}
     record = StageRecord(
         stage=STAGE,
         options=asdict(config),
         versions={name: version(name) for name in ("deploykit", "tritonclient")},
-        result={"padding": padding},
+        result={"padding": padding, **({LOAD_SECONDS: seconds} if seconds else {})},
     )
-    earlier = tuple(entry for entry in manifest.history if entry.stage != STAGE)
     return replace(manifest, history=(*earlier, record))
 
 
@@ -112,22 +121,26 @@ def _write_repository(result: Draft, artifact: Artifact, config: PackageConfig) 
     result.file(f"{folder}/{MODEL_FILE}").write_text(MODEL_CODE, encoding="utf-8")
     entries = {name: artifact.manifest.files[name] for name in names}
     entries[MODEL_FILE] = entry_of(result.path / folder / MODEL_FILE)
-    inner = _pad_right_only(Artifact(result.path / folder, replace(artifact.manifest, files=entries)), config)
+    inner, seconds = _pad_right_only(Artifact(result.path / folder, replace(artifact.manifest, files=entries)), config)
     for name in names:
         if inner.manifest.files[name] != entries[name]:
             result.rewritten(f"{folder}/{name}")
-    manifest = _with_record(artifact.manifest, config, inner.contract().padding)
+    manifest = _with_record(artifact.manifest, config, inner.contract().padding, seconds)
     result.write_json(f"{folder}/{MANIFEST}", replace(inner.manifest, history=manifest.history).to_json())
     result.file(f"{model}/config.pbtxt").write_text(model_config_text(config), encoding="utf-8")
     return manifest
 
 
-def _pad_right_only(inner: Artifact, config: PackageConfig) -> Artifact:
-    """Return the inner artifact with its graphs rewritten for rows padded on the right, as far as they can be."""
-    changed = [precision for precision in served_precisions(inner, config) if pad_right_only(inner, precision)]
-    if not changed:
-        return inner
-    graphs = {VARIANT_FILES[precision]: entry_of(inner.graph(precision)) for precision in changed}
+def _pad_right_only(inner: Artifact, config: PackageConfig) -> tuple[Artifact, dict[Precision, float]]:
+    """Return the inner artifact with its graphs rewritten for rows padded on the right, as far as they can be.
+
+    Beside it, the seconds that each of those took to load.
+    """
+    found = {precision: pad_right_only(inner, precision) for precision in served_precisions(inner, config)}
+    seconds = {precision: round(taken, 3) for precision, taken in found.items() if taken is not None}
+    if not seconds:
+        return inner, {}
+    graphs = {VARIANT_FILES[precision]: entry_of(inner.graph(precision)) for precision in seconds}
     manifest = inner.manifest
     decoder = replace(manifest.decoder, padding="right")
-    return Artifact(inner.path, replace(manifest, decoder=decoder, files={**manifest.files, **graphs}))
+    return Artifact(inner.path, replace(manifest, decoder=decoder, files={**manifest.files, **graphs})), seconds

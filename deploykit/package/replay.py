@@ -1,6 +1,8 @@
 """A served graph's logits, run as the engine runs it: rows read one by one in pieces, then together, step by step."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,8 +20,18 @@ LENGTHS: Final = (24, 9, 1)
 STEPS: Final = 4
 
 
-def replay(artifact: Artifact, precision: Precision) -> list[NDArray[np.float32]]:
-    """Return the logits [B, V] of each run, with token ids of no meaning.
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What came of a graph's runs."""
+
+    logits: list[NDArray[np.float32]]
+    """[B, V] of each run."""
+    load_seconds: float
+    """From the files to a session that can run."""
+
+
+def replay(artifact: Artifact, precision: Precision) -> Replay:
+    """Return the logits of each run, with token ids of no meaning, and how long the graph took to load.
 
     Raises:
         ArtifactError: ONNX Runtime can't load the graph, or can't run it, or it isn't what the manifest says.
@@ -30,8 +42,11 @@ def replay(artifact: Artifact, precision: Precision) -> list[NDArray[np.float32]
     numbers = np.random.default_rng(0)
     jobs = [Job(numbers.integers(0, spec.vocab_size, length + steps).tolist()) for length in lengths]
     capacity = max(lengths) + steps
+    began = time.perf_counter()
+    session = open_session(artifact, precision=precision)
+    seconds = time.perf_counter() - began
     decoder = make_decoder(
-        open_session(artifact, precision=precision),
+        session,
         spec,
         rows=len(jobs),
         capacity=capacity,
@@ -39,7 +54,8 @@ def replay(artifact: Artifact, precision: Precision) -> list[NDArray[np.float32]
     )
     with in_one_line(artifact.graph(precision), "run"):
         prompts = [_run(decoder, row, [job], piece) for row, job in enumerate(jobs) for piece in _pieces(lengths[row])]
-        return [*prompts, *(_run(decoder, 0, jobs, 1) for _ in range(steps))]
+        logits = [*prompts, *(_run(decoder, 0, jobs, 1) for _ in range(steps))]
+    return Replay(logits=logits, load_seconds=seconds)
 
 
 def _pieces(length: int) -> Iterator[int]:
