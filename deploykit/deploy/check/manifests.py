@@ -1,7 +1,7 @@
 """The objects that a cluster would be given, and ways to find those that a rule asks about."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from deploykit.deploy.check.finding import Finding, Level
@@ -20,6 +20,15 @@ class Resource:
     body: Mapping[str, Any]
     source: str
     """The file or overlay that it was read from."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Lines of its fields in that file, by path, where they are known; its own first line under an empty path."""
+    qualified: bool = False
+    """Whether its title needs the namespace: another object has its kind and name."""
+
+    @property
+    def api_version(self) -> str:
+        """Its apiVersion, empty where there is none."""
+        return str(self.body.get("apiVersion") or "")
 
     @property
     def kind(self) -> str:
@@ -37,21 +46,33 @@ class Resource:
         return str(mapping(self.body.get("metadata")).get("namespace") or "default")
 
     @property
+    def says_namespace(self) -> bool:
+        """Whether its namespace is written down, not left to whoever applies it."""
+        return bool(mapping(self.body.get("metadata")).get("namespace"))
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         """Its `spec`, empty where it has none."""
         return mapping(self.body.get("spec"))
 
     @property
     def title(self) -> str:
-        """`Kind/name`."""
-        return f"{self.kind}/{self.name}"
+        """`Kind/name`, with `namespace/` before it where that is needed to tell it apart."""
+        return f"{self.namespace}/{self.kind}/{self.name}" if self.qualified else f"{self.kind}/{self.name}"
 
     def find(self, rule: str, field: str, value: object, why: str, remedy: str, *, level: Level = "error") -> Finding:
         """Return a finding about a field of this object."""
         return Finding(
             rule=rule, level=level, object=self.title, field=field, value=shown(value), why=why, remedy=remedy,
-            source=self.source,
+            source=self.place(field),
         )  # fmt: skip
+
+    def place(self, field: str) -> str:
+        """Return the source of a field, with its line where that is known."""
+        path = field
+        while path and path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return f"{self.source}:{self.lines[path]}" if path in self.lines else self.source
 
 
 @dataclass(frozen=True, kw_only=True)

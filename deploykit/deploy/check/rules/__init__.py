@@ -1,7 +1,7 @@
 """The linter's rules, a module for each thing that they are about.
 
-A module has `RULES`, a tuple of functions. A function's name, with dashes, is the rule that its findings name; the first
-line of its docstring is what `docs/linting.md` says of it.
+A module has `RULES`, a tuple of functions. A function's name, with dashes, is the rule that its findings name; the
+first line of its docstring is what `docs/linting.md` says of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,235 @@
+"""Kustomizations: which there are, what they name, and what they come to."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from deploykit.deploy.check.manifests import Resource, mapping, sequence
+from deploykit.deploy.check.reading import KUSTOMIZATIONS, Read, read_file, read_text, told
+from deploykit.deploy.check.yaml_nodes import YamlError, documents
+from deploykit.errors import ConfigError
+
+_TIMEOUT: Final = 120
+"""Seconds for one rendering; a base somewhere on the network takes the longest."""
+_NAMING: Final = (
+    "resources",
+    "bases",
+    "components",
+    "crds",
+    "configurations",
+    "generators",
+    "transformers",
+    "validators",
+)
+"""Fields that list files and folders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kustomization:
+    """A folder with a kustomization.yaml."""
+
+    folder: Path
+    source: str
+    """What findings call its file."""
+    resource: Resource
+    """Its file as an object."""
+
+    @property
+    def title(self) -> str:
+        """What findings call the folder."""
+        return self.source.rpartition("/")[0] or "."
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """Its fields."""
+        return self.resource.body
+
+    @property
+    def is_component(self) -> bool:
+        """Whether it can only be part of others."""
+        return self.resource.kind == "Component"
+
+    @cached_property
+    def entries(self) -> list[tuple[str, Path]]:
+        """Fields that name a file or a folder, with the place that they name; addresses on the network left out."""
+        return [(field, (self.folder / text).resolve()) for field, text in self._texts() if "://" not in text and text]
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Folders that it builds on, in order."""
+        return [path for field, path in self.entries if field.partition("[")[0] in _NAMING and path.is_dir()]
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Files that it names as resources."""
+        return [path for field, path in self.entries if field.partition("[")[0] in _NAMING and path.is_file()]
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for name in (*_NAMING, "patchesStrategicMerge"):
+            for index, text in enumerate(sequence(self.body.get(name))):
+                if _is_path(text):
+                    yield f"{name}[{index}]", text
+        for name in ("patches", "patchesJson6902", "replacements"):
+            for index, entry in enumerate(map(mapping, sequence(self.body.get(name)))):
+                if _is_path(entry.get("path")):
+                    yield f"{name}[{index}].path", entry["path"]
+        for name in ("configMapGenerator", "secretGenerator"):
+            for index, entry in enumerate(map(mapping, sequence(self.body.get(name)))):
+                yield from _generating(f"{name}[{index}]", entry)
+        schema = mapping(self.body.get("openapi"))
+        if _is_path(schema.get("path")):
+            yield "openapi.path", schema["path"]
+
+
+def _generating(field: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the files that a generator of ConfigMaps or Secrets reads."""
+    for key in ("files", "envs"):
+        for index, text in enumerate(sequence(entry.get(key))):
+            if isinstance(text, str):
+                yield f"{field}.{key}[{index}]", text.rpartition("=")[2]
+    if _is_path(entry.get("env")):
+        yield f"{field}.env", entry["env"]
+
+
+def _is_path(value: object) -> bool:
+    """Return whether a text may be a path, not a document written in its place."""
+    return isinstance(value, str) and "\n" not in value and not value.lstrip().startswith("{")
+
+
+def kustomization_file(folder: Path) -> Path | None:
+    """Return the file that makes a folder one for kustomize."""
+    return next((folder / name for name in KUSTOMIZATIONS if (folder / name).is_file()), None)
+
+
+def open_kustomization(folder: Path, source: str) -> tuple[Kustomization | None, Read]:
+    """Return a folder's kustomization, None where it can't be read, and what was found while reading."""
+    file = kustomization_file(folder)
+    assert file is not None
+    called = f"{source}/{file.name}"
+    try:
+        found = list(documents(file.read_text(encoding="utf-8-sig")))
+    except YamlError as error:
+        return None, Read(
+            findings=(told(called, f"line {error.line}", "unreadable", error.why, "correct it", line=error.line),)
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        return None, Read(findings=(told(called, "", "unreadable", str(error), "write the file again"),))
+    if len(found) != 1 or not isinstance(found[0].value, dict):
+        return None, Read(findings=(told(called, "", "unreadable", "it isn't one mapping", "write a Kustomization"),))
+    body = {"kind": "Kustomization", **found[0].value, "metadata": {"name": source}}
+    resource = Resource(body=body, source=called, lines={**found[0].lines, "": found[0].line})
+    doubled = tuple(
+        told(called, name, "field-twice", "the field stands twice: one of them is lost", "take one out", line=line)
+        for name, line in found[0].doubled
+    )
+    return Kustomization(folder=folder.resolve(), source=called, resource=resource), Read(findings=doubled)
+
+
+def find_kustomizations(folder: Path, source: str) -> tuple[list[Kustomization], Read]:
+    """Return all kustomizations of a folder and those below it, and those that they build on elsewhere."""
+    here = folder.resolve()
+    waiting = sorted({file.parent for name in KUSTOMIZATIONS for file in here.rglob(name) if ".git" not in file.parts})
+    found: dict[Path, Kustomization] = {}
+    read, seen = Read(), set[Path]()
+    while waiting:
+        each = waiting.pop(0)
+        if each in seen or kustomization_file(each) is None:
+            continue
+        seen.add(each)
+        kustomization, more = open_kustomization(each, _called(each, here, source))
+        read += more
+        if kustomization is not None:
+            found[each] = kustomization
+            waiting += kustomization.folders
+    return list(found.values()), read
+
+
+def _called(folder: Path, here: Path, source: str) -> str:
+    return (
+        source
+        if folder == here
+        else f"{source}/{folder.relative_to(here)}"
+        if folder.is_relative_to(here)
+        else str(folder)
+    )
+
+
+def roots(kustomizations: Sequence[Kustomization]) -> list[Kustomization]:
+    """Return those that somebody would apply: no other one builds on them."""
+    used = {folder for each in kustomizations for folder in each.folders}
+    return [each for each in kustomizations if not each.is_component and each.folder not in used]
+
+
+def closure(kustomization: Kustomization, all_of_them: Sequence[Kustomization]) -> list[Kustomization]:
+    """Return a kustomization and all that it builds on."""
+    by_folder = {each.folder: each for each in all_of_them}
+    found: dict[Path, Kustomization] = {}
+    waiting = [kustomization.folder]
+    while waiting:
+        folder = waiting.pop()
+        if folder in by_folder and folder not in found:
+            found[folder] = by_folder[folder]
+            waiting += by_folder[folder].folders
+    return list(found.values())
+
+
+def raw_objects(kustomizations: Sequence[Kustomization]) -> list[Resource]:
+    """Return the objects in the files that kustomizations name, as they are before anything changes them."""
+    files = {path: each for each in kustomizations for path in each.files}
+    return [resource for path in files for resource in read_file(path, str(path), strict=False).resources]
+
+
+def renderer() -> list[str]:
+    """Return the command that renders a folder.
+
+    Raises:
+        ConfigError: neither kubectl nor kustomize is there.
+    """
+    for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
+        if path := shutil.which(command[0]):
+            return [path, command[1]]
+    raise ConfigError(
+        "a folder with a kustomization.yaml is rendered by kubectl or kustomize, and neither is on PATH; install one, "
+        "or check what `kubectl kustomize DIR` prints: deploykit deploy --check -"
+    )
+
+
+def render(kustomization: Kustomization, command: Sequence[str]) -> Read:
+    """Return the objects that a kustomization comes to; that it comes to none is a finding."""
+    try:
+        done = subprocess.run(  # noqa: S603 - what PATH has under that name
+            [*command, str(kustomization.folder)],
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Read(findings=(_failed(kustomization, f"it doesn't run: {error}"),))
+    if done.returncode:
+        return Read(findings=(_failed(kustomization, _reason(done.stderr.decode(errors="replace"), kustomization)),))
+    read = read_text(done.stdout.decode(errors="replace"), kustomization.title)
+    # Lines of what was rendered lead nobody anywhere.
+    resources = tuple(Resource(body=each.body, source=each.source) for each in read.resources)
+    if not resources and not read.findings:
+        return Read(findings=(_failed(kustomization, "it comes to no object", rule="no-objects"),))
+    return Read(resources=resources, findings=read.findings)
+
+
+def _failed(kustomization: Kustomization, why: str, *, rule: str = "kustomize") -> Any:
+    return told(
+        kustomization.source, "", rule, why, "correct the kustomization: kubectl apply -k fails in the same way"
+    )
+
+
+def _reason(stderr: str, kustomization: Kustomization) -> str:
+    """Return the first line of what kustomize says went wrong, paths as the user wrote them."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("# Warning")]
+    text = " ".join(" ".join(lines).split()).removeprefix("error: ").removeprefix("Error: ")
+    text = re.sub(rf"{re.escape(str(kustomization.folder))}/?", "", text)
+    return f"kustomize refuses it: {text[:600]}" if text else "kustomize refuses it without a reason"
