@@ -18,6 +18,8 @@ from typing import Any, Final
 from deploykit.outline import Node, Outline, Tensor
 from deploykit.spec import DecoderSpec
 
+DEFAULT_CONTEXT: Final = 4096
+"""Longest row of an engine where nobody says, in tokens; see `EngineConfig.max_context`."""
 LIBRARIES: Final = 18_000_000
 """Bytes of ONNX Runtime's code and working memory that opening and running any session brings in, beyond import."""
 _SAME: Final = frozenset({"Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"})

@@ -8,25 +8,30 @@ from typing import Final
 from deploykit.config import GatewayConfig
 from deploykit.deploy.config import MODELS, DeployConfig
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.loading import load_arithmetic
 
 MIB: Final = 2**20
 SHM: Final = "/dev/shm"  # noqa: S108 -- a place in the pod
 TMP: Final = "/tmp"  # noqa: S108 -- a place in the pod
 
-# Measured on x86-64 Linux (Triton 2.51, Python 3.11, ONNX Runtime 1.32): Pss of /proc/PID/smaps_rollup of a pod's
-# processes with the model of `model_repository/`, at rest after a few requests, rounded up.
-SUPERVISOR: Final = 64 * MIB
-"""`deploykit serve` itself, and the small process that ends Triton if it is killed."""
+# Measured on x86-64 Linux with Triton 2.51, Python 3.11 and ONNX Runtime 1.32: resident bytes of each process of
+# `deploykit serve` and `deploykit gateway` with the model of `model_repository/`, at rest and after 512 streams.
+SUPERVISOR: Final = 40 * MIB
+"""`deploykit serve` itself, 26.4 MiB, and the small process that ends Triton if it is killed, 10.0 MiB."""
 TRITON: Final = 64 * MIB
-"""`tritonserver` with its three endpoints."""
-BACKEND: Final = 48 * MIB
-"""What the backend's process has beyond an engine: Triton's stub, metrics, the courier."""
-TEMPLATES: Final = 4 * 24 * MIB
-"""Processes that render a chat template: four at once at most, 22 MB each (docs/chat.md)."""
-GATEWAY: Final = 160 * MIB
-"""`deploykit gateway` without a tokenizer."""
-STREAM: Final = 64 * 1024
-"""An open request of the gateway."""
+"""`tritonserver`: 36 MiB, and room for later releases, whose image was not run here."""
+BACKEND: Final = 16 * MIB
+"""What the backend's process has beyond its engine: 9 MiB after a few requests."""
+REQUEST: Final = 32 * 1024
+"""An open request in Triton and its backend: 14 and 12 KiB."""
+TEMPLATES: Final = 4 * 22 * MIB
+"""Processes that render chat templates: four at once at most, 21.3 MiB each."""
+GATEWAY: Final = 96 * MIB
+"""`deploykit gateway`: 91 MiB."""
+STREAM: Final = 72 * 1024
+"""An open request of the gateway: 60 to 72 KiB."""
+BODIES: Final = 64
+"""Bodies of the largest size that the gateway may hold at once; usual ones are a thousandth of that."""
 
 RESERVE: Final = 15
 """Percent on top of memory: the estimate of an engine is proven within 15 % (benchmarks/results/memory.json)."""
@@ -111,7 +116,7 @@ def size_pod(facts: ModelFacts, config: DeployConfig) -> Sizing:
     bare = Sizing(
         serve=Share(
             cpu_millis=1000 * config.cpu,
-            memory=_with_reserve(sum(size for _, size in _memory(facts, shm))),
+            memory=_with_reserve(sum(size for _, size in _memory(facts, config, shm))),
             ephemeral=_up(LOGS + tmp + model),
         ),
         gateway=Share(
@@ -140,12 +145,14 @@ def cores(millis: int) -> str:
     return str(millis // 1000) if millis % 1000 == 0 else f"{millis}m"
 
 
-def _memory(facts: ModelFacts, shm: int) -> Iterator[tuple[str, int]]:
+def _memory(facts: ModelFacts, config: DeployConfig, shm: int) -> Iterator[tuple[str, int]]:
     """Yield the parts of the memory of the container that serves."""
     memory = facts.memory
     yield "deploykit serve", SUPERVISOR
     yield "Triton", TRITON
     yield "backend", BACKEND
+    requests = _requests(facts, config)
+    yield f"{requests:,} requests", requests * REQUEST
     if facts.has_chat_template:
         yield "chat templates", TEMPLATES
     yield "engine's process", memory["process"]
@@ -165,12 +172,18 @@ def _gateway_memory(facts: ModelFacts) -> Iterator[tuple[str, int]]:
     yield "tokenizer", facts.memory["tokenizer"]
     if facts.has_chat_template:
         yield "chat templates", TEMPLATES
-    yield f"{GatewayConfig.max_requests} open requests", GatewayConfig.max_requests * STREAM
+    yield f"{GatewayConfig.max_requests:,} requests", GatewayConfig.max_requests * STREAM
+    yield f"{BODIES} full bodies", BODIES * GatewayConfig.max_body
+
+
+def _requests(facts: ModelFacts, config: DeployConfig) -> int:
+    """Return how many requests may be open: one more is refused."""
+    return facts.rows + config.engine.max_queue
 
 
 def _shared_memory(facts: ModelFacts, config: DeployConfig) -> int:
     """Return the bytes of /dev/shm: prompts pass through it, and as many as may wait can be there at once."""
-    return _up(SHARED_MEMORY // 2 + (facts.rows + config.engine.max_queue) * facts.context * TOKEN_ID)
+    return _up(SHARED_MEMORY // 2 + _requests(facts, config) * facts.context * TOKEN_ID)
 
 
 def _temporary(facts: ModelFacts) -> int:
@@ -191,7 +204,9 @@ def _lines(facts: ModelFacts, config: DeployConfig, found: Sizing) -> Iterator[L
     cpu = f"--cpu {config.cpu}, and as many threads of ONNX Runtime"
     yield Line(what="triton: cpu", value=cores(found.serve.cpu_millis), how=cpu)
     yield Line(
-        what="triton: memory", value=quantity(found.serve.memory), how=_sum(_memory(facts, found.shm), reserve=True)
+        what="triton: memory",
+        value=quantity(found.serve.memory),
+        how=_sum(_memory(facts, config, found.shm), reserve=True),
     )
     yield Line(
         what="triton: ephemeral-storage", value=quantity(found.serve.ephemeral), how=_sum(_disk(found), reserve=False)
@@ -227,8 +242,7 @@ def _disk(found: Sizing) -> Iterator[tuple[str, int]]:
 
 
 def _shared_memory_line(facts: ModelFacts, config: DeployConfig) -> str:
-    requests = facts.rows + config.engine.max_queue
-    prompts = f"{requests:,} requests × {facts.context:,} tokens × {TOKEN_ID} bytes"
+    prompts = f"{_requests(facts, config):,} requests × {facts.context:,} tokens × {TOKEN_ID} bytes"
     return f"{_mib(SHARED_MEMORY // 2)} for answers + {prompts}; {_rounded()}, in memory"
 
 
@@ -244,11 +258,8 @@ def _cache_line(facts: ModelFacts, config: DeployConfig) -> str:
 
 
 def _startup_line(facts: ModelFacts) -> str:
-    known = "measured when it was packaged" if facts.load_measured else "guessed from its size"
-    return (
-        f"every {PROBE_PERIOD} s: 3 × {facts.load_seconds:.1f} s to load ({known}) / {PROBE_PERIOD} s, "
-        f"at least {LEAST_PROBES}"
-    )
+    sums = load_arithmetic(facts.size, facts.load_seconds, measured=facts.load_measured)
+    return f"every {PROBE_PERIOD} s, for 3 × ({sums}), at least {LEAST_PROBES}"
 
 
 def _sum(parts: Iterator[tuple[str, int]] | list[tuple[str, int]], *, reserve: bool) -> str:

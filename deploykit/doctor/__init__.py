@@ -18,7 +18,7 @@ from deploykit.doctor.subject import Subject, check_artifact, open_subject
 from deploykit.doctor.target import Device, Target, find_target
 from deploykit.doctor.tensors import Tensor
 from deploykit.errors import ArtifactError
-from deploykit.memory import Estimate, Load, estimate
+from deploykit.memory import DEFAULT_CONTEXT, Estimate, Load, estimate
 from deploykit.outline import read_outline
 from deploykit.spec import VARIANT_FILES, Precision
 
@@ -26,8 +26,6 @@ __all__ = ["LEVELS", "Finding", "Level", "Report", "Section", "Tensor", "TextCon
 
 _OF_RUNTIME = frozenset({"ONNX version", "operators", "CUDA kernels"})
 """Findings that hang on the ONNX Runtime's version."""
-DEFAULT_CONTEXT = 4096
-"""Tokens of a row where nobody says, if the model takes as many: the engine's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)

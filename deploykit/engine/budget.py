@@ -7,10 +7,9 @@ import deploykit.cgroup as cgroup
 from deploykit.config import EngineConfig
 from deploykit.engine.scheduler import CACHE_STEP, stepped
 from deploykit.errors import ConfigError
+from deploykit.memory import DEFAULT_CONTEXT
 from deploykit.spec import DecoderSpec
 
-DEFAULT_CONTEXT: Final = 4096
-"""Longest row where nobody says, in tokens; see `EngineConfig.max_context`."""
 DEFAULT_SHARE: Final = 0.5
 """Of the memory that is free once the weights are loaded, where nobody says; see `EngineConfig.cache_memory`."""
 
