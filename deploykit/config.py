@@ -33,7 +33,7 @@ _BEARS_ON: Mapping[str, tuple[Quantization, ...]] = {
 }
 """The precisions in which an option of `QuantizeConfig` changes something; `auto` tries blocks and roundings itself."""
 
-_FOLLOWS = {"host", "port", "triton", "exit_timeout"}
+_FOLLOWS = {"host", "port", "triton", "exit_timeout", "connection_age"}
 """Fields of `GatewayConfig` that `ServeConfig` has its own for."""
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -273,6 +273,8 @@ class GatewayConfig:
     """Seconds until a whole answer must be there."""
     exit_timeout: float = 30.0
     """Seconds that open streams get to finish at shutdown."""
+    connection_age: float | None = None
+    """Seconds after which an answer ends its connection; never where None. See `ServeConfig.connection_age`."""
     log_requests: bool = True
     """Whether each request that has ended is a line of the log; those that failed always are."""
     log_prompts: bool = False
@@ -287,6 +289,8 @@ class GatewayConfig:
         _at_least("exit_timeout", self.exit_timeout, 1, "s")
         for name in ("body_timeout", "timeout"):
             _at_least(name, getattr(self, name), 0.1, "s")
+        if self.connection_age is not None:
+            _at_least("connection_age", self.connection_age, 0.5, "s")
         if self.triton.partition(":")[0].lower() in ("http", "https"):
             raise ConfigError(f"triton {self.triton!r} is an HTTP endpoint; name Triton's gRPC endpoint: HOST:PORT")
         for origin in self.cors_origins:
@@ -316,6 +320,9 @@ class ServeConfig:
     """Seconds without a heartbeat of an engine after which its backend is restarted."""
     exit_timeout: float = 30.0
     """Seconds that open streams get to finish at shutdown."""
+    connection_age: float | None = None
+    """Seconds after which callers are asked to connect anew, their open streams untouched; never where None. Behind a
+    balancer, whoever keeps a connection would otherwise stay with one server, to its end and beyond."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `EngineConfig` for the engine of each model, in place of what its `config.pbtxt` says."""
     gateway: Mapping[str, Any] = field(default_factory=dict)
@@ -334,6 +341,8 @@ class ServeConfig:
                 raise ConfigError(f"{name} must be 0 to 65535, got {getattr(self, name)}")
         for name in ("startup_timeout", "heartbeat_timeout", "exit_timeout"):
             _at_least(name, getattr(self, name), 1, "s")
+        if self.connection_age is not None:
+            _at_least("connection_age", self.connection_age, 0.5, "s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     help="Seconds open streams get at shutdown.",
 )
 @click.option(
+    "--connection-age",
+    type=float,
+    default=GatewayConfig.connection_age,
+    metavar="SECONDS",
+    help="Have callers connect anew after that, so that a balancer moves them on; open streams stay.",
+)
+@click.option(
     "--log-requests/--no-log-requests",
     default=GatewayConfig.log_requests,
     show_default=True,

@@ -55,6 +55,8 @@ _BY_TYPE: Final[dict[str, type[ClientError]]] = {
 """Codes and types of an error that comes in a stream, after a status of 200."""
 
 _TEXTS: Final = (
+    # A model that it has, while it ends.
+    (re.compile(r"has no available versions$"), UnavailableError),
     (re.compile(r"unknown model|^model .* is not found", re.IGNORECASE), NotFoundError),
     (
         re.compile(r"not (at )?ready|is stopping|maximum queue size|stub process .* not healthy", re.IGNORECASE),

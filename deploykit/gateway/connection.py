@@ -27,6 +27,8 @@ class Bounds:
     """Open connections; one more is told to come back later."""
     head_timeout: float
     """Seconds until a request's head must be there, once its first byte or the connection is."""
+    age: float | None = None
+    """Seconds after which the next answer is the connection's last, and says so; never where None."""
 
 
 class Connection(HttpToolsProtocol):
@@ -38,10 +40,12 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = self._in_message = False
         self._raw = self._body = 0
+        self._since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection, if it isn't one too many."""
         super().connection_made(transport)
+        self._since = self.loop.time()
         if len(self.connections) > self._bounds.connections:
             refusal = Refusal("too many connections are open; try again later", status=503, kind="server_error")
             self._hang_up(refusal)
@@ -88,6 +92,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._forget_deadline()
         super().on_headers_complete()
+        if self._bounds.age is not None and self.loop.time() - self._since > self._bounds.age:
+            # Said in the answer's head: closed without a word, it would be gone under the caller's next request.
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Count the body."""

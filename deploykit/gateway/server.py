@@ -127,7 +127,11 @@ async def _serve(
 
 
 def _uvicorn_config(app: ASGIApp, config: GatewayConfig) -> uvicorn.Config:
-    bounds = Bounds(connections=config.max_requests + SPARE_CONNECTIONS, head_timeout=config.body_timeout)
+    bounds = Bounds(
+        connections=config.max_requests + SPARE_CONNECTIONS,
+        head_timeout=config.body_timeout,
+        age=config.connection_age,
+    )
     return uvicorn.Config(
         app,
         http=functools.partial(Connection, bounds=bounds),  # type: ignore[arg-type]  # it is only called

@@ -155,7 +155,12 @@ class Gateway:
         """
         self._paths, self._log, self._tell = tuple(paths), log, tell
         self._settings = GatewayConfig(
-            host=config.host, port=port, triton=grpc, exit_timeout=config.exit_timeout, **config.gateway
+            host=config.host,
+            port=port,
+            triton=grpc,
+            exit_timeout=config.exit_timeout,
+            connection_age=config.connection_age,
+            **config.gateway,
         )
         self._engine = json.dumps(dict(config.engine))
         self._startup_timeout, self._silence = config.startup_timeout, config.heartbeat_timeout
@@ -304,6 +309,8 @@ def command_line(paths: Sequence[Path], config: GatewayConfig) -> Iterator[str]:
     yield from (f"--max-body={config.max_body}", f"--max-requests={config.max_requests}")
     yield from (f"--body-timeout={config.body_timeout}", f"--answer-timeout={config.timeout}")
     yield f"--exit-timeout={config.exit_timeout}"
+    if config.connection_age is not None:
+        yield f"--connection-age={config.connection_age}"
     if not config.log_requests:
         yield "--no-log-requests"
     if config.log_prompts:

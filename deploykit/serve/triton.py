@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ from deploykit.serve.workplace import Workplace
 _TAIL_BYTES: Final = 16384
 _PROBE_TIMEOUT: Final = 0.5
 """Seconds; short, because whoever asks watches the heartbeats as well."""
+_LAST_BREATH: Final = 2.0
+"""Seconds at most that a killed process is waited for."""
 _CLOSED_APIS: Final = "shared-memory,trace,logging,model-repository"
 """Interfaces nobody needs from outside: callers' shared memory, settings that write files of a caller's choice, and
 loading models, which is running a caller's code."""
@@ -158,6 +161,7 @@ class TritonProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        _bury(self._process.pid)
         self._workplace.release_shared_memory()
 
     def log_tail(self) -> str:
@@ -211,6 +215,18 @@ class TritonProcess:
                 raise ServeError(f"model {model!r} can't be loaded: {_loading_problem(error, timeout)}") from None
 
 
+def _bury(group: int) -> None:
+    """Wait for what a group's leader has left behind: as the first process of a container, this one inherits it.
+
+    Nobody else would, and each restart would take two of the processes that a pod may have.
+    """
+    end = time.monotonic() + _LAST_BREATH
+    with suppress(ChildProcessError):
+        # Killed processes end soon, if not at once.
+        while os.waitpid(-group, os.WNOHANG)[0] or time.monotonic() < end:
+            time.sleep(0.01)
+
+
 @contextmanager
 def _own_stderr() -> Iterator[int | None]:
     """Give a number under which a child can inherit this process's standard error; None where there is none."""
@@ -250,6 +266,8 @@ def flags(
     yield "--disable-auto-complete-config"
     yield f"--backend-config=python,shm-region-prefix-name={memory_prefix}"
     yield f"--exit-timeout-secs={max(1, round(config.exit_timeout))}"
+    if config.connection_age is not None:
+        yield f"--grpc-max-connection-age={round(config.connection_age * 1000)}"
     # A client that vanished is found within 30 s, and one that asks whether the server lives isn't hung up on.
     yield "--grpc-keepalive-time=20000"
     yield "--grpc-keepalive-timeout=10000"

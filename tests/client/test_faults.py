@@ -66,6 +66,11 @@ def test_every_status_of_grpc_has_an_error() -> None:
             "Request for unknown model: 'lm' version 7 is not found",
         ),
         (
+            "Request for unknown model: 'lm' has no available versions",
+            UnavailableError,
+            "Request for unknown model: 'lm' has no available versions",
+        ),
+        (
             "unexpected inference input 'foo' for model 'lm'",
             InvalidRequestError,
             "unexpected inference input 'foo' for model 'lm'",

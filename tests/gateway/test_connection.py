@@ -35,9 +35,9 @@ class Talker:
 
 
 @contextmanager
-def listening(app: Any, *, connections: int = 100, timeout: float = 30.0) -> Iterator[int]:
+def listening(app: Any, *, connections: int = 100, timeout: float = 30.0, age: float | None = None) -> Iterator[int]:
     """Run an application on a free port."""
-    bounds = Bounds(connections=connections, head_timeout=timeout)
+    bounds = Bounds(connections=connections, head_timeout=timeout, age=age)
     config = uvicorn.Config(
         app,
         http=functools.partial(Connection, bounds=bounds),  # type: ignore[arg-type]
@@ -104,6 +104,20 @@ def test_a_caller_who_does_not_read_is_cut_off_and_no_other_one() -> None:
         talker.pieces = 1
         with socket.create_connection(("127.0.0.1", port), 10) as eager:
             assert ask(eager).startswith(b"HTTP/1.1 200")
+
+
+def test_an_old_connection_ends_with_the_next_answer_which_says_so(talker: Talker) -> None:
+    with listening(talker, age=0.3) as port, socket.create_connection(("127.0.0.1", port), 10) as connection:
+        young = ask(connection)
+        assert b"connection: close" not in young.lower()
+        while not young.endswith(b"0\r\n\r\n"):
+            young += connection.recv(2**20)
+        time.sleep(0.4)
+        connection.sendall(REQUEST)
+        old = b"".join(iter(lambda: connection.recv(2**20), b""))
+    assert old.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in old.lower()
+    assert old.endswith(b"0\r\n\r\n")
 
 
 def test_a_slow_head_of_the_next_request_does_not_end_the_answer_before_it() -> None:

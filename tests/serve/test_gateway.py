@@ -382,6 +382,7 @@ def test_refuses_settings_that_a_gateway_cannot_have(gateway: dict[str, Any]) ->
             body_timeout=1.5,
             timeout=2.5,
             exit_timeout=3.5,
+            connection_age=4.5,
             log_requests=False,
             log_prompts=True,
         ),
