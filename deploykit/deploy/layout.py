@@ -18,8 +18,8 @@ from deploykit.deploy.yaml_text import Document, dump
 
 CPU: Final = "cpu"
 """The overlay of ordinary nodes, which `kubectl apply -k DIR` takes."""
-_BASE: Final = "What every overlay builds on. Its image, and its namespace where it is built by itself, are set here."
-_OVERLAY: Final = "The namespace of all objects is set here; leave out a component to go without what it adds."
+_BASE: Final = "What every overlay builds on; the image is set there."
+_OVERLAY: Final = "The namespace and the image are set here; leave out a component to go without what it adds."
 
 
 def files(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> dict[str, str]:
@@ -52,12 +52,7 @@ def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[t
         "poddisruptionbudget.yaml": disruption_budget(facts),
         "networkpolicy.yaml": network_policy(facts, config),
     }
-    image = config.image or f"{image_name(facts)}:{facts.version}"
-    whole = Kustomization(
-        namespace=_namespace(facts, config),
-        resources=list(objects),
-        images=[Image.parse(image_name(facts), image)],
-    )
+    whole = Kustomization(namespace=_namespace(facts, config), resources=list(objects))
     yield f"base/{FILE}", dump([whole], head=_BASE)
     for file, document in objects.items():
         yield f"base/{file}", dump([document])
@@ -73,10 +68,13 @@ def _component(component: Component) -> Iterator[tuple[str, str]]:
 
 
 def _overlay(facts: ModelFacts, config: DeployConfig, components: Sequence[Component]) -> str:
+    # Not in the base: the gateway's container has the same image, and comes to the pod behind it.
+    image = config.image or f"{image_name(facts)}:{facts.version}"
     whole = Kustomization(
         namespace=_namespace(facts, config),
         resources=["../../base"],
         components=[f"../../components/{component.name}" for component in components],
+        images=[Image.parse(image_name(facts), image)],
     )
     return dump([whole], head=_OVERLAY)
 

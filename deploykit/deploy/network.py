@@ -24,6 +24,8 @@ _NAMESPACE: Final = "kubernetes.io/metadata.name"
 """The label that Kubernetes itself gives every namespace: its name."""
 LINK_LOCAL: Final = "169.254.0.0/16"
 """Where a node's own DNS cache answers (169.254.20.10: NodeLocal DNSCache), and Cloud DNS of GKE (169.254.169.254)."""
+PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+"""Networks that no address of the internet lies in (RFC 1918 and 6598): nodes, Services, a cloud's load balancers."""
 
 
 def network_policy(facts: ModelFacts, config: DeployConfig) -> NetworkPolicy:
@@ -48,9 +50,13 @@ def network_policy(facts: ModelFacts, config: DeployConfig) -> NetworkPolicy:
 
 
 def names(port: int) -> NetworkPolicyEgressRule:
-    """Return the way to DNS, inside the cluster or on the node: never to a server in the internet."""
+    """Return the way to DNS, never to a server in the internet.
+
+    To pods of whatever namespace it runs in, or to what answers without a pod: a cache of the node, or CoreDNS as a
+    service of the node (EKS Auto Mode).
+    """
     return NetworkPolicyEgressRule(
-        to=[NetworkPolicyPeer(namespaceSelector=LabelSelector()), block(LINK_LOCAL)],
+        to=[NetworkPolicyPeer(namespaceSelector=LabelSelector()), *map(block, (LINK_LOCAL, *PRIVATE))],
         ports=[NetworkPolicyPort(port=port, protocol=protocol) for protocol in ("UDP", "TCP")],
     )
 

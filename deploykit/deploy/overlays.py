@@ -18,7 +18,7 @@ from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.google import BackendConfig
 from deploykit.deploy.kustomize import Component, Patch, merge
 from deploykit.deploy.names import PREFIX, TRITON, kind_of, kubernetes_name, metadata
-from deploykit.deploy.network import block, from_namespace, let_in, more_rules, names
+from deploykit.deploy.network import PRIVATE, block, from_namespace, let_in, more_rules, names
 
 CPU_ONLY: Final = (
     "This release computes on the CPU on such a node, too: the pod holds the GPU and doesn't use it.\n"
@@ -27,8 +27,6 @@ CPU_ONLY: Final = (
 """What every place must say that speaks of a GPU."""
 ACCELERATOR: Final = f"{PREFIX}/accelerator"
 """Annotation of a Deployment whose pods want a GPU or a slice of one, by which the clouds' components know."""
-PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
-"""Where a cloud's own networks lie (RFC 1918 and 6598): its load balancers' requests come from addresses in them."""
 GOOGLE: Final = ("35.191.0.0/16", "130.211.0.0/22")
 """https://cloud.google.com/load-balancing/docs/health-check-concepts#ip-ranges; requests come from them, too."""
 HEALTH: Final = "/health"
