@@ -101,6 +101,13 @@ def deprecated_field(tree: Tree) -> Iterator[Finding]:
                 yield each.resource.find("deprecated-field", name, None, why, f"write {instead}", level="warning")
 
 
+def _meant(kustomization: Kustomization, target: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a patch's target without its selectors where those say when it counts: a component is used by several."""
+    if kustomization.body.get("kind") != "Component":
+        return target
+    return {key: value for key, value in target.items() if key not in ("labelSelector", "annotationSelector")}
+
+
 def patch_without_target(tree: Tree) -> Iterator[Finding]:
     """A patch whose target is no object: kustomize leaves it out without a word."""
     for each in tree.kustomizations:
@@ -109,7 +116,7 @@ def patch_without_target(tree: Tree) -> Iterator[Finding]:
             continue
         for index, patch in patches:
             target = mapping(patch.get("target"))
-            if target and not any(_is_target(target, resource) for resource in reached):
+            if target and not any(_is_target(_meant(each, target), resource) for resource in reached):
                 names = {f"{r.kind}/{r.name}" for r in reached if r.kind == target.get("kind")}
                 there = (
                     f"{target.get('kind')} objects are {', '.join(sorted(names))}"

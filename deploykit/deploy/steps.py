@@ -1,0 +1,124 @@
+"""What a person does around `kubectl apply`: what has to be there first, and how to see that it serves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from deploykit import __version__
+from deploykit.deploy import scaling
+from deploykit.deploy.config import GATEWAY_PORT, GRPC_PORT, DeployConfig
+from deploykit.deploy.delivery import store_secret
+from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.gateway import KEYS, api_keys_secret
+from deploykit.deploy.names import image_name, kubernetes_name
+from deploykit.deploy.sizing import Sizing
+from deploykit.repository import CONFIG
+
+BASE_IMAGE: Final = f"deploykit:{__version__}"
+"""What docker/Dockerfile is built as."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Something to do, and the commands that do it."""
+
+    what: str
+    commands: tuple[str, ...]
+
+
+def namespace_of(facts: ModelFacts, config: DeployConfig) -> str:
+    """Return the namespace that a deployment lives in."""
+    return config.namespace or kubernetes_name(facts.name)
+
+
+def first(facts: ModelFacts, config: DeployConfig, folder: str) -> list[Step]:
+    """Return what has to be there before the manifests in `folder` are applied."""
+    return [*_image(facts, config), *_objects(facts, config, folder), *_operators(config, folder)]
+
+
+def then(facts: ModelFacts, sizing: Sizing, config: DeployConfig, folder: str) -> list[Step]:
+    """Return how to apply the manifests in `folder`, and to see that the model answers."""
+    name, kubectl = kubernetes_name(facts.name), f"kubectl -n {namespace_of(facts, config)}"
+    port = GATEWAY_PORT if config.gateway else GRPC_PORT
+    return [
+        Step(what="apply it", commands=(f"kubectl apply -k {folder}",)),
+        Step(
+            what="wait until it serves",
+            commands=(f"{kubectl} rollout status deployment/{name} --timeout={sizing.startup_seconds + 300}s",),
+        ),
+        Step(what="ask it", commands=(f"{kubectl} port-forward service/{name} {port} &", _question(facts, config))),
+    ]
+
+
+def _question(facts: ModelFacts, config: DeployConfig) -> str:
+    """Return a command that gets the first answer, with what is installed wherever this runs."""
+    if not config.gateway:
+        call = f'Client("localhost:{GRPC_PORT}", model="{facts.name}").generate("Hello", max_tokens=32)'
+        return f"python -c 'from deploykit.client import Client; print({call}.text)'"
+    body = f'{{"model": "{facts.name}", "prompt": "Hello", "max_tokens": 32}}'
+    return (
+        f"curl localhost:{GATEWAY_PORT}/v1/completions -H 'Authorization: Bearer KEY' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def _image(facts: ModelFacts, config: DeployConfig) -> Iterator[Step]:
+    if config.image is not None:
+        return
+    built = f"{image_name(facts)}:{facts.version}"
+    base = f"docker build -t {BASE_IMAGE} -f docker/Dockerfile ."
+    if config.delivery == "image":
+        what = f"the image {built} with the model in it, where the nodes get images from (or name yours: --image)"
+        yield Step(what=what, commands=(base, f"docker build -t {built} -f docker/model/Dockerfile ARTIFACT"))
+    else:
+        what = f"the image {built}, where the nodes get images from (or name yours: --image)"
+        yield Step(what=what, commands=(base, f"docker tag {BASE_IMAGE} {built}"))
+
+
+def _objects(facts: ModelFacts, config: DeployConfig, folder: str) -> Iterator[Step]:
+    """Yield the objects that aren't part of the output, since they hold what is secret or large."""
+    kubectl = f"kubectl -n {namespace_of(facts, config)}"
+    if config.namespace is None and (config.gateway or config.delivery in ("pvc", "s3")):
+        what = f"the namespace {namespace_of(facts, config)}"
+        yield Step(what=what, commands=(f"kubectl apply -f {folder}/base/namespace.yaml",))
+    elif config.namespace:
+        yield Step(what=f"the namespace {config.namespace}", commands=(f"kubectl get namespace {config.namespace}",))
+    if config.delivery == "pvc":
+        what = f"the claim {config.source} with the model repository in it: {facts.name}/{CONFIG} and so on"
+        yield Step(what=what, commands=(f"{kubectl} get pvc {config.source}",))
+    if config.delivery == "s3":
+        yield Step(
+            what=f"the model repository at {config.source}",
+            commands=(f"aws s3 cp --recursive ARTIFACT/model_repository {config.source}",),
+        )
+        variables = "--from-literal=AWS_ACCESS_KEY_ID=ID --from-literal=AWS_SECRET_ACCESS_KEY=SECRET"
+        yield Step(
+            what="the bucket's credentials, unless the pods have an identity that opens it",
+            commands=(f"{kubectl} create secret generic {store_secret(facts)} {variables}",),
+        )
+    if config.gateway:
+        secret = api_keys_secret(facts, config)
+        yield Step(
+            what="the callers' keys: a file with a line NAME:KEY for each",
+            commands=(f"{kubectl} create secret generic {secret} --from-file={KEYS}=FILE",),
+        )
+
+
+def _operators(config: DeployConfig, folder: str) -> Iterator[Step]:
+    if config.scaling == "keda":
+        yield Step(
+            what=f"KEDA 2.17 or newer, and Prometheus at {config.prometheus}",
+            commands=("kubectl get crd scaledobjects.keda.sh",),
+        )
+    if config.scaling == "hpa":
+        values = f"{folder}/components/hpa/{scaling.ADAPTER_FILE}"
+        chart = "prometheus-community/prometheus-adapter"
+        yield Step(
+            what="Prometheus, and prometheus-adapter with our rule",
+            commands=(f"helm upgrade --install prometheus-adapter {chart} --values {values}",),
+        )
+    if config.monitoring:
+        yield Step(
+            what="the Prometheus operator",
+            commands=("kubectl get crd podmonitors.monitoring.coreos.com prometheusrules.monitoring.coreos.com",),
+        )
