@@ -73,7 +73,6 @@ class Alert:
     """What it means for those who ask the model."""
     runbook: str
     """What to look at, and what to do."""
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of a group's `rules`."""
@@ -81,7 +80,7 @@ class Alert:
             "alert": self.name,
             "expr": self.expr,
             "for": f"{self.seconds}s",
-            "labels": {"severity": self.severity, **self.labels},
+            "labels": {"severity": self.severity},
             "annotations": {"summary": self.summary, "description": self.description, "runbook": self.runbook},
         }
 
@@ -92,10 +91,14 @@ class Group:
 
     name: str
     alerts: Sequence[Alert]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What each alert has beside its series' own labels."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of a rule file's `groups`, Prometheus's own and the operator's alike."""
-        return {"name": self.name, "rules": [alert.to_dict() for alert in self.alerts]}
+        rules = [alert.to_dict() for alert in self.alerts]
+        # Prometheus knows labels of a group only since 3.0.
+        return {"name": self.name, "rules": [{**rule, "labels": {**rule["labels"], **self.labels}} for rule in rules]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,105 @@
+"""Every alert fires where it must and is silent where it must, as Prometheus's own promtool sees it."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from deploy.alert_cases import CASES
+from deploy.alerting import Case, promtool, promtool_file, write_rules
+from deploy.monitored import facts, groups
+
+from deploykit.deploy import alerts
+from deploykit.deploy.config import DeployConfig
+from deploykit.deploy.prometheus import Alert
+from deploykit.deploy.sizing import size_pod
+
+pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing (Debian: prometheus)")
+
+GROUPS: Final = groups(DeployConfig(monitoring=True, scaling="hpa"))
+ALERTS: Final = {alert.name: alert for group in GROUPS for alert in group.alerts}
+ON_NOTHING: Final = "DeploykitDown"
+"""The one alert that fires because something isn't there."""
+
+
+def rules_of(name: str, folder: Path) -> Path:
+    """A rule file with one alert: promtool works through all that it is given, for each case."""
+    found = [replace(group, alerts=[alert]) for group in GROUPS for alert in group.alerts if alert.name == name]
+    return write_rules(folder / "rules.yml", found)
+
+
+def with_others(cases: Sequence[Case]) -> list[Case]:
+    """The cases, and for each that fires the same figures of another namespace, which must be silent."""
+    others = [
+        replace(case, what=f"{case.what}, elsewhere", replaced={"namespace": "elsewhere"}, fires=())
+        for case in cases
+        if case.fires and case.alert != ON_NOTHING
+    ]
+    nothing = [Case(alert=name, what="no series", series=[], at="30m") for name in {case.alert for case in cases}]
+    return [*cases, *others, *(case for case in nothing if case.alert != ON_NOTHING)]
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_fires_where_it_must_and_only_there(name: str, tmp_path: Path) -> None:
+    cases = with_others([case for case in CASES if case.alert == name])
+    assert any(case.fires for case in cases), "never seen to fire"
+    assert sum(not case.fires for case in cases) > 2, "hardly seen to be silent"
+    (tmp_path / "tests.yml").write_text(
+        yaml.safe_dump(promtool_file(cases, rules_of(name, tmp_path), GROUPS), sort_keys=False)
+    )
+    promtool("test", "rules", tmp_path / "tests.yml")
+
+
+def test_promtool_sees_an_alert_that_does_not_fire(tmp_path: Path) -> None:
+    """Were cases not looked at, every test above would pass."""
+    case = Case(alert=ON_NOTHING, what="wrong", series=[], at="1m", fires=[{}])
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(promtool_file([case], rules_of(ON_NOTHING, tmp_path), GROUPS)))
+    with pytest.raises(AssertionError, match="DeploykitDown: wrong"):
+        promtool("test", "rules", tmp_path / "tests.yml")
+
+
+@pytest.mark.parametrize("scaling", ["none", "hpa", "keda"])
+def test_promtool_takes_the_rules(scaling: str, tmp_path: Path) -> None:
+    found = groups(DeployConfig(monitoring=True, scaling=scaling))  # type: ignore[arg-type]
+    said = promtool("check", "rules", "--lint-fatal", write_rules(tmp_path / "rules.yml", found))
+    assert f"{sum(len(group.alerts) for group in found)} rules found" in said
+    text = (tmp_path / "rules.yml").read_text()
+    assert ("keda-hpa-tiny-python" in text) == (scaling == "keda")
+    assert ("DeploykitScalerBlind" in text) == (scaling != "none")
+
+
+def test_names_are_unique_and_every_case_has_its_alert() -> None:
+    assert len(ALERTS) == sum(len(group.alerts) for group in GROUPS)
+    assert {case.alert for case in CASES} == set(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
+def test_an_alert_says_what_it_is_what_it_means_and_what_to_do(alert: Alert) -> None:
+    for text in (alert.summary, alert.description, alert.runbook):
+        assert "\n" not in text
+        assert "  " not in text
+        assert len(text) > 20
+    assert len(re.sub(r"\{\{.*?\}\}", "", alert.summary)) < 100
+    assert len(alert.runbook) > 60
+
+
+@pytest.mark.parametrize(("load", "down", "pod"), [(2.0, 120, 300), (90.0, 270, 300), (400.0, 1200, 1200)])
+def test_a_model_that_loads_for_long_is_given_time(load: float, down: int, pod: int) -> None:
+    model, config = replace(facts(), load_seconds=load), DeployConfig(monitoring=True)
+    group = alerts.group(alerts.watched(model, size_pod(model, config), config))
+    seconds = {alert.name: alert.seconds for alert in group.alerts}
+    assert (seconds["DeploykitDown"], seconds["DeploykitPodDown"]) == (down, pod)
+
+
+def test_thresholds_follow_the_rows_and_the_queue_of_the_deployment() -> None:
+    config = DeployConfig(monitoring=True, engine=replace(DeployConfig().engine, max_queue=100))
+    model = replace(facts(), rows=6)
+    group = alerts.group(alerts.watched(model, size_pod(model, config), config))
+    exprs = {alert.name: alert.expr for alert in group.alerts}
+    assert exprs["DeploykitQueueFull"].endswith("> 90")
+    assert "> 6 * count" in exprs["DeploykitQueueLong"]
+    assert exprs["DeploykitLoadUneven"].endswith("< 3")
