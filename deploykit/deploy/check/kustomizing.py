@@ -106,7 +106,7 @@ def kustomization_file(folder: Path) -> Path | None:
     return next((folder / name for name in KUSTOMIZATIONS if (folder / name).is_file()), None)
 
 
-def open_kustomization(folder: Path, source: str) -> tuple[Kustomization | None, Read]:
+def open_kustomization(folder: Path, source: str, name: str) -> tuple[Kustomization | None, Read]:
     """Return a folder's kustomization, None where it can't be read, and what was found while reading."""
     file = kustomization_file(folder)
     assert file is not None
@@ -121,7 +121,7 @@ def open_kustomization(folder: Path, source: str) -> tuple[Kustomization | None,
         return None, Read(findings=(told(called, "", "unreadable", str(error), "write the file again"),))
     if len(found) != 1 or not isinstance(found[0].value, dict):
         return None, Read(findings=(told(called, "", "unreadable", "it isn't one mapping", "write a Kustomization"),))
-    body = {"kind": "Kustomization", **found[0].value, "metadata": {"name": source}}
+    body = {"kind": "Kustomization", **found[0].value, "metadata": {"name": name}}
     resource = Resource(body=body, source=called, lines={**found[0].lines, "": found[0].line})
     doubled = tuple(
         told(called, name, "field-twice", "the field stands twice: one of them is lost", "take one out", line=line)
@@ -141,7 +141,9 @@ def find_kustomizations(folder: Path, source: str) -> tuple[list[Kustomization],
         if each in seen or kustomization_file(each) is None:
             continue
         seen.add(each)
-        kustomization, more = open_kustomization(each, _called(each, here, source))
+        kustomization, more = open_kustomization(
+            each, _called(each, here, source), str(each.relative_to(here)) if each.is_relative_to(here) else each.name
+        )
         read += more
         if kustomization is not None:
             found[each] = kustomization

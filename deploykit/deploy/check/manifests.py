@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from deploykit.deploy.check.finding import Finding, Level
+from deploykit.deploy.check.typed import Node, nodes, struct_of
 
 TEMPLATES: Final[Mapping[str, str]] = {
     "Pod": "", "Deployment": "spec.template", "StatefulSet": "spec.template", "DaemonSet": "spec.template",
@@ -59,6 +61,12 @@ class Resource:
     def title(self) -> str:
         """`Kind/name`, with `namespace/` before it where that is needed to tell it apart."""
         return f"{self.namespace}/{self.kind}/{self.name}" if self.qualified else f"{self.kind}/{self.name}"
+
+    @cached_property
+    def nodes(self) -> Sequence[Node]:
+        """Its parts whose types are known, outermost first; none where its kind isn't known."""
+        struct = struct_of(self.api_version, self.kind)
+        return nodes(self.body, struct) if struct else ()
 
     def find(self, rule: str, field: str, value: object, why: str, remedy: str, *, level: Level = "error") -> Finding:
         """Return a finding about a field of this object."""

@@ -9,10 +9,10 @@ from typing import Final
 
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests
-from deploykit.deploy.check.rules import commands
+from deploykit.deploy.check.rules import commands, schema
 from deploykit.deploy.facts import ModelFacts
 
 Rule = Callable[[Manifests, ModelFacts | None], Iterator[Finding]]
 """Yields what is wrong; the facts are those of the model that is served, where they are known."""
 
-RULES: Final[Sequence[Rule]] = (*commands.RULES,)
+RULES: Final[Sequence[Rule]] = (*schema.RULES, *commands.RULES)
