@@ -7,6 +7,7 @@
     ├── ParityError                4   an ONNX output left its tolerance
     │   └── QualityError           4   a quantized model lost more quality on text than allowed
     ├── ArtifactError              5   an artifact that is missing, damaged or of another format
+    │   └── StoreError             5   an object store that can't be reached or doesn't let itself be read
     ├── OutputError                6   an output that exists already or can't be written
     ├── MissingExtraError          7   a package that an extra would have installed
     ├── ServeError                 8   a server that can't start or doesn't come up
@@ -56,6 +57,10 @@ class ArtifactError(DeploykitError):
     """An artifact is missing, damaged or written in another format."""
 
     exit_code = 5
+
+
+class StoreError(ArtifactError):
+    """An object store can't be reached, or refuses to be read: nothing is known of what lies there."""
 
 
 class OutputError(DeploykitError):

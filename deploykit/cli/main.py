@@ -20,6 +20,7 @@ from deploykit.cli.generate import generate
 from deploykit.cli.inspect import inspect
 from deploykit.cli.optimize import optimize
 from deploykit.cli.package import package
+from deploykit.cli.pull import pull
 from deploykit.cli.quantize import quantize
 from deploykit.cli.serve import serve
 from deploykit.cli.train import train
@@ -48,6 +49,7 @@ EXTRAS = {
     "gateway": "gateway",
     "generate": "cpu,engine",
     "inspect": "engine",
+    "pull": "store",
     "serve": "cpu,engine,local",
     "train": "train",
 }
@@ -57,6 +59,7 @@ EXTRA_PACKAGES = (
     "huggingface_hub",
     "jinja2",
     "numpy",
+    "obstore",
     "onnx",
     "onnx_ir",
     "onnxruntime",
@@ -139,6 +142,7 @@ for verb in (
     quantize,
     validate,
     package,
+    pull,
     inspect,
     doctor,
 ):
