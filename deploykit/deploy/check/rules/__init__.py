@@ -9,10 +9,20 @@ from typing import Final
 
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests
-from deploykit.deploy.check.rules import commands, schema
+from deploykit.deploy.check.rules import commands, health, lifecycle, memory, ports, probes, resources, schema, storage
 from deploykit.deploy.facts import ModelFacts
 
 Rule = Callable[[Manifests, ModelFacts | None], Iterator[Finding]]
 """Yields what is wrong; the facts are those of the model that is served, where they are known."""
 
-RULES: Final[Sequence[Rule]] = (*schema.RULES, *commands.RULES)
+RULES: Final[Sequence[Rule]] = (
+    *schema.RULES,
+    *commands.RULES,
+    *probes.RULES,
+    *health.RULES,
+    *ports.RULES,
+    *lifecycle.RULES,
+    *resources.RULES,
+    *memory.RULES,
+    *storage.RULES,
+)
