@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,16 @@ def print_json(data: Any) -> None:
 def printable(line: str) -> str:
     """Return a line without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\ufffd" for char in line)
+
+
+def print_folded(first: str, text: str, *, indent: int) -> None:
+    """Print text after `first`, folded to the terminal's width and indented; in one line where there is no terminal."""
+    if not sys.stdout.isatty():
+        click.echo(first + text)
+        return
+    room = max(40, shutil.get_terminal_size().columns - indent)
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    click.echo(first + f"\n{' ' * indent}".join(lines))
 
 
 def program() -> str:

@@ -82,26 +82,12 @@ def _print(report: "Report") -> None:
         click.secho(section.title, bold=True)
         for finding in section.findings:
             mark = click.style(f"{_MARKS[finding.level]} {finding.level:<8}", fg=_COLOURS[finding.level])
-            _wrapped(f"  {mark}{finding.what:<{width}}  ", finding.found, indent=width + 14)
+            console.print_folded(f"  {mark}{finding.what:<{width}}  ", finding.found, indent=width + 14)
             if finding.remedy:
-                _wrapped(" " * (width + 14), f"→ {finding.remedy}", indent=width + 16)
+                console.print_folded(" " * (width + 14), f"→ {finding.remedy}", indent=width + 16)
         click.echo()
     counts = [finding.level for section in report.sections for finding in section.findings]
     words = [
         f"{counts.count(level)} {level}{'s' * (counts.count(level) != 1)}" for level in ("error", "warning", "note")
     ]
     click.secho(", ".join(words), fg=_COLOURS[report.level], bold=True)
-
-
-def _wrapped(first: str, text: str, *, indent: int) -> None:
-    """Print text after `first`, folded to the terminal's width and indented; in one line where there is no terminal."""
-    import shutil
-    import sys
-    import textwrap
-
-    if not sys.stdout.isatty():
-        click.echo(first + text)
-        return
-    room = max(40, shutil.get_terminal_size().columns - indent)
-    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
-    click.echo(first + f"\n{' ' * indent}".join(lines))

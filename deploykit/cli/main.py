@@ -13,6 +13,7 @@ from deploykit import __version__
 from deploykit.cli.chat import chat
 from deploykit.cli.console import printable
 from deploykit.cli.convert import convert
+from deploykit.cli.deploy import deploy
 from deploykit.cli.doctor import doctor
 from deploykit.cli.export import export
 from deploykit.cli.gateway import gateway
@@ -35,16 +36,18 @@ deploykit serve out                       start Triton on the result
 deploykit generate out "def fib(n):"      run it here, without a server
 deploykit chat out                        talk with it
 deploykit inspect out                     what it is, how it came about, how good it is
-deploykit doctor out --release 26.07      will it run there, and in how much memory"""
+deploykit doctor out --release 26.07      will it run there, and in how much memory
+deploykit deploy out -o k8s               Kubernetes manifests for it, and a linter of them"""
 
 EPILOG = """\b
 Exit status: 0 done · 2 option or command line · 3 checkpoint · 4 parity or quality · 5 artifact ·
 6 output · 7 package missing · 8 server · 9 generation request · 10 client · 11 training data ·
-12 the doctor found an error · 130 Ctrl-C · 1 anything else."""
+12 the doctor or `deploy --check` found an error · 130 Ctrl-C · 1 anything else."""
 
 
 EXTRAS = {
     "chat": "cpu,engine",
+    "deploy": "deploy",
     "doctor": "engine",
     "gateway": "gateway",
     "generate": "cpu,engine",
@@ -58,6 +61,8 @@ EXTRA_PACKAGES = (
     "fastapi",
     "huggingface_hub",
     "jinja2",
+    "lightkube",
+    "msgspec",
     "numpy",
     "obstore",
     "onnx",
@@ -65,6 +70,7 @@ EXTRA_PACKAGES = (
     "onnxruntime",
     "onnxscript",
     "prometheus_client",
+    "promql_parser",
     "safetensors",
     "starlette",
     "tokenizers",
@@ -73,6 +79,7 @@ EXTRA_PACKAGES = (
     "tritonclient",
     "uvicorn",
     "uvloop",
+    "yaml",
 )
 """What those extras bring, by the name it is imported by."""
 
@@ -142,6 +149,7 @@ for verb in (
     quantize,
     validate,
     package,
+    deploy,
     pull,
     inspect,
     doctor,

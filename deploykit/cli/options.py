@@ -25,7 +25,7 @@ from deploykit.spec import VARIANT_FILES
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+def together(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     """Return one decorator that applies `decorators` so that --help lists them in this order."""
 
     def apply(function: F) -> F:
@@ -41,7 +41,7 @@ def choices(literal: Any) -> click.Choice[str]:
     return click.Choice(literal.__args__)
 
 
-output = _all(
+output = together(
     click.option(
         "-o",
         "--output",
@@ -66,7 +66,8 @@ artifact = click.argument("artifact", type=click.Path(path_type=Path))
 artifacts = click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
-def _bytes(_context: click.Context, _option: click.Parameter, given: str | None) -> int | None:
+def amount(_context: click.Context, _option: click.Parameter, given: str | None) -> int | None:
+    """Return how many bytes an option's `2GiB` is, None where it wasn't given."""
     try:
         return None if given is None else parse_bytes(given)
     except ConfigError as error:
@@ -75,7 +76,7 @@ def _bytes(_context: click.Context, _option: click.Parameter, given: str | None)
 
 _UNSET: Final = "that of each model's config.pbtxt"
 
-running = _all(
+running = together(
     click.option(
         "--mode",
         type=choices(Mode),
@@ -85,7 +86,7 @@ running = _all(
     ),
     click.option(
         "--cache-memory",
-        callback=_bytes,
+        callback=amount,
         default=None,
         metavar="SIZE",
         help="Memory for keys and values, such as 512MiB or 2GiB; what rows and context take by default, at most half "
@@ -137,7 +138,7 @@ running = _all(
 )
 """Fields of `EngineConfig`, all of them, for every model that is served."""
 
-answering = _all(
+answering = together(
     click.option(
         "--api-keys",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -163,7 +164,7 @@ answering = _all(
     ),
     click.option(
         "--max-body",
-        callback=_bytes,
+        callback=amount,
         default=spell_bytes(GatewayConfig.max_body),
         show_default=True,
         metavar="SIZE",
@@ -212,7 +213,7 @@ precision = click.option(
     help="Precision to run instead of the packaged one.",
 )
 
-reading = _all(
+reading = together(
     click.option(
         "--method",
         type=choices(Method),
@@ -247,7 +248,7 @@ QUANTIZING = (
 )
 """What `quantizing` adds, as fields of `QuantizeConfig`."""
 
-quantizing = _all(
+quantizing = together(
     click.option(
         "--quantize",
         "precision",
@@ -327,7 +328,7 @@ def _texts(_context: click.Context, _option: click.Parameter, given: tuple[str, 
     return files or None
 
 
-judging = _all(
+judging = together(
     click.option(
         "--atol", type=float, default=ValidateConfig.atol, show_default=True, help="Largest deviation of a logit."
     ),
@@ -365,7 +366,7 @@ judging = _all(
 
 def sampling(function: F) -> F:
     """Add the options of a generation request."""
-    return _all(
+    return together(
         click.option(
             "--max-tokens",
             type=int,

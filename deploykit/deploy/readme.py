@@ -49,8 +49,8 @@ def _page(facts: ModelFacts, sizing: Sizing, config: DeployConfig, lines: Sequen
     yield "Every file may be edited; this says what would break before a cluster does:\n"
     yield "```console\n$ deploykit deploy --check .\n```\n"
     yield (
-        f"It knows the model from `{FILE}`. Running `deploykit deploy` again with `--overwrite` replaces the whole folder; an "
-        "overlay of your own in another folder, with this one under `resources`, outlives that."
+        f"It knows the model from `{FILE}`. `deploykit deploy --overwrite` replaces the whole folder; an overlay of your "
+        "own in another folder, with this one under `resources`, outlives that."
     )
 
 

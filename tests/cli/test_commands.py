@@ -23,6 +23,8 @@ VERBS = [
     "quantize",
     "validate",
     "package",
+    "deploy",
+    "pull",
     "inspect",
     "doctor",
 ]
