@@ -77,6 +77,7 @@ def arguments(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> list[s
         f"--startup-timeout={sizing.startup_seconds}",
         f"--heartbeat-timeout={HEARTBEAT}",
         f"--exit-timeout={config.exit_timeout}",
+        f"--connection-age={connection_age(config):g}",
         *(
             f"--{name.replace('_', '-')}={getattr(engine, name)}"
             for name in ("mode", "max_queue", "prefill_chunk")
@@ -84,6 +85,14 @@ def arguments(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> list[s
         ),
         *(f"--{name.replace('_', '-')}" for name in ("log_requests", "log_prompts") if getattr(engine, name)),
     ]
+
+
+def connection_age(config: DeployConfig) -> float:
+    """Return after how many seconds callers have to connect anew: gone before SIGTERM, from a pod that is to end.
+
+    Half of the wait before it, and up to a tenth more, as gRPC draws it; the rest is for the cluster to hear of it.
+    """
+    return config.pre_stop / 2
 
 
 def environment() -> list[EnvVar]:
