@@ -1,10 +1,12 @@
 """`deploykit deploy`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from deploykit.artifact import REPOSITORY
 from deploykit.cli import console, options
 from deploykit.config import EngineConfig, Mode
 from deploykit.deploy.config import Delivery, DeployConfig, Scaling
@@ -242,7 +244,7 @@ def deploy(
     if as_json:
         console.print_json(deployed.to_json())
     else:
-        _tell(deployed)
+        _tell(deployed, paths[0])
 
 
 def _given() -> list[str]:
@@ -308,7 +310,7 @@ def _count(checked: "Checked") -> str:
     return f"{', '.join(found) or 'nothing wrong'}: {objects}{places}"
 
 
-def _tell(deployed: "Deployed") -> None:
+def _tell(deployed: "Deployed", artifact: Path) -> None:
     """Print what was written and why, what has to be there first, and how to go on."""
     from deploykit.deploy.steps import first, then
 
@@ -326,9 +328,11 @@ def _tell(deployed: "Deployed") -> None:
     for line in deployed.lines:
         start = f"  {line.what:<{what}}{click.style(f'{line.value:<{value}}', fg='cyan')}"
         console.print_folded(start, line.how, indent=2 + what + value)
-    if before := first(facts, deployed.config, folder):
+    # Where the repository lies, which images are built from.
+    place = shlex.quote(str(artifact if (artifact / REPOSITORY).is_dir() else artifact.parent))
+    if before := first(facts, deployed.config, shlex.quote(folder), place):
         _tell_steps("What has to be there first", before)
-    _tell_steps("Then", then(facts, deployed.sizing, deployed.config, folder))
+    _tell_steps("Then", then(facts, deployed.sizing, deployed.config, shlex.quote(folder)))
     for finding in deployed.checked.findings if deployed.checked else ():
         click.echo(f"\n{console.printable(finding.line())}")
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Final
 
-from deploykit import __version__
+from deploykit.artifact import REPOSITORY
 from deploykit.deploy import scaling
 from deploykit.deploy.config import GATEWAY_PORT, GRPC_PORT, DeployConfig
 from deploykit.deploy.delivery import store_secret
@@ -14,7 +15,7 @@ from deploykit.deploy.names import image_name, kubernetes_name
 from deploykit.deploy.sizing import Sizing
 from deploykit.repository import CONFIG
 
-BASE_IMAGE: Final = f"deploykit:{__version__}"
+BASE_IMAGE: Final = f"deploykit:{version('deploykit')}"
 """What docker/Dockerfile is built as."""
 
 
@@ -31,9 +32,16 @@ def namespace_of(facts: ModelFacts, config: DeployConfig) -> str:
     return config.namespace or kubernetes_name(facts.name)
 
 
-def first(facts: ModelFacts, config: DeployConfig, folder: str) -> list[Step]:
-    """Return what has to be there before the manifests in `folder` are applied."""
-    return [*_image(facts, config), *_objects(facts, config, folder), *_operators(config, folder)]
+def first(facts: ModelFacts, config: DeployConfig, folder: str, artifact: str = "ARTIFACT") -> list[Step]:
+    """Return what has to be there before the manifests in `folder` are applied.
+
+    Args:
+        facts: the model.
+        config: what is wanted of the deployment.
+        folder: where the manifests lie, as a shell finds it.
+        artifact: where the packaged artifact lies, likewise.
+    """
+    return [*_image(facts, config, artifact), *_objects(facts, config, folder, artifact), *_operators(config, folder)]
 
 
 def then(facts: ModelFacts, sizing: Sizing, config: DeployConfig, folder: str) -> list[Step]:
@@ -62,20 +70,20 @@ def _question(facts: ModelFacts, config: DeployConfig) -> str:
     )
 
 
-def _image(facts: ModelFacts, config: DeployConfig) -> Iterator[Step]:
+def _image(facts: ModelFacts, config: DeployConfig, artifact: str) -> Iterator[Step]:
     if config.image is not None:
         return
     built = f"{image_name(facts)}:{facts.version}"
     base = f"docker build -t {BASE_IMAGE} -f docker/Dockerfile ."
     if config.delivery == "image":
         what = f"the image {built} with the model in it, where the nodes get images from (or name yours: --image)"
-        yield Step(what=what, commands=(base, f"docker build -t {built} -f docker/model/Dockerfile ARTIFACT"))
+        yield Step(what=what, commands=(base, f"docker build -t {built} -f docker/model/Dockerfile {artifact}"))
     else:
         what = f"the image {built}, where the nodes get images from (or name yours: --image)"
         yield Step(what=what, commands=(base, f"docker tag {BASE_IMAGE} {built}"))
 
 
-def _objects(facts: ModelFacts, config: DeployConfig, folder: str) -> Iterator[Step]:
+def _objects(facts: ModelFacts, config: DeployConfig, folder: str, artifact: str) -> Iterator[Step]:
     """Yield the objects that aren't part of the output, since they hold what is secret or large."""
     kubectl = f"kubectl -n {namespace_of(facts, config)}"
     if config.namespace is None and (config.gateway or config.delivery in ("pvc", "s3")):
@@ -89,7 +97,7 @@ def _objects(facts: ModelFacts, config: DeployConfig, folder: str) -> Iterator[S
     if config.delivery == "s3":
         yield Step(
             what=f"the model repository at {config.source}",
-            commands=(f"aws s3 cp --recursive ARTIFACT/model_repository {config.source}",),
+            commands=(f"aws s3 cp --recursive {artifact}/{REPOSITORY} {config.source}",),
         )
         variables = "--from-literal=AWS_ACCESS_KEY_ID=ID --from-literal=AWS_SECRET_ACCESS_KEY=SECRET"
         yield Step(

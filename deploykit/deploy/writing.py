@@ -5,10 +5,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit import __version__
 from deploykit.deploy import scaling
 from deploykit.deploy.check import Checked, check
 from deploykit.deploy.check.finding import Finding
@@ -98,7 +98,7 @@ def _texts(
     yield from files(facts, sizing, config).items()
     yield README, readme(facts, sizing, config, lines)
     kept = {
-        "deploykit": __version__,
+        "deploykit": version("deploykit"),
         "model": facts.to_json(),
         "options": asdict(config),
         "figures": [asdict(line) for line in lines],
