@@ -21,7 +21,7 @@ from lightkube.models.core_v1 import (
 from deploykit.config import EngineConfig
 from deploykit.deploy.config import GRPC_PORT, HEALTH_PORT, HTTP_PORT, METRICS_PORT, MODELS, DeployConfig
 from deploykit.deploy.facts import ModelFacts
-from deploykit.deploy.names import TRITON, image_name
+from deploykit.deploy.names import TRITON, image
 from deploykit.deploy.sizing import SHM, TMP, Share, Sizing, cores, quantity
 
 READY: Final = "/v2/health/ready"
@@ -36,7 +36,7 @@ def serving(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Containe
     """Return the container with `deploykit serve`, all but the place its model comes from."""
     return Container(
         name=TRITON,
-        image=image_name(facts),
+        image=image(facts, config),
         imagePullPolicy=pull_policy(config),
         command=["deploykit"],
         args=arguments(facts, sizing, config),

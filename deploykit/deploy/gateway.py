@@ -17,7 +17,7 @@ from deploykit.deploy.config import GATEWAY_PORT, GRPC_PORT, MODELS, DeployConfi
 from deploykit.deploy.container import asked, connection_age, environment, pause, pull_policy, resources, security
 from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.kustomize import Component, Patch, merge
-from deploykit.deploy.names import GATEWAY, NEEDS, OPENAI, image_name, kind_of, kubernetes_name
+from deploykit.deploy.names import GATEWAY, NEEDS, OPENAI, image, kind_of, kubernetes_name
 from deploykit.deploy.sizing import Sizing
 
 READY: Final = "/health"
@@ -72,7 +72,7 @@ def gateway(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Containe
     """Return the container with `deploykit gateway`, which reads the model's tokenizer where Triton reads the model."""
     return Container(
         name=GATEWAY,
-        image=image_name(facts),
+        image=image(facts, config),
         imagePullPolicy=pull_policy(config),
         command=["deploykit"],
         args=[

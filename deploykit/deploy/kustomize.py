@@ -58,25 +58,24 @@ def merge(
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What an image's name in manifests stands for."""
+    """Which of an image's versions runs, wherever its name stands."""
 
     name: str
-    new_name: str
     tag: str | None = None
     digest: str | None = None
 
     @classmethod
-    def parse(cls, name: str, reference: str) -> "Image":
-        """Return what stands for `name`: REPO@sha256:DIGEST, or REPO:TAG."""
+    def parse(cls, reference: str) -> "Image":
+        """Return what REPO@sha256:DIGEST or REPO:TAG says."""
         repository, _, digest = reference.partition("@")
         if digest:
-            return cls(name=name, new_name=repository, digest=digest)
+            return cls(name=repository, digest=digest)
         repository, _, tag = reference.rpartition(":")
-        return cls(name=name, new_name=repository, tag=tag)
+        return cls(name=repository, tag=tag)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of a kustomization's `images`."""
-        return _given({"name": self.name, "newName": self.new_name, "newTag": self.tag, "digest": self.digest})
+        return _given({"name": self.name, "newTag": self.tag, "digest": self.digest})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +115,8 @@ class Component:
     """The name of its folder below `components/`."""
     resources: Mapping[str, Sequence[Document]] = field(default_factory=dict)
     """Its objects, by the name of the file they stand in."""
+    namespace: str | None = None
+    """Of its objects."""
     patches: Sequence[Patch] = ()
     comment: str = ""
     """Why it is there, at the head of its kustomization."""
@@ -126,7 +127,11 @@ class Component:
             "apiVersion": "kustomize.config.k8s.io/v1alpha1",
             "kind": "Component",
             **_given(
-                {"resources": list(self.resources), "patches": [patch.to_dict() for patch in self.patches]},
+                {
+                    "namespace": self.namespace,
+                    "resources": list(self.resources),
+                    "patches": [patch.to_dict() for patch in self.patches],
+                }
             ),
         }
 

@@ -1,6 +1,7 @@
 """The files of a deployment: a base, components that add to it, and an overlay for each kind of place."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from deploykit.deploy import gateway, monitoring, scaling
@@ -8,7 +9,7 @@ from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.disruption import disruption_budget
 from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.kustomize import FILE, Component, Image, Kustomization
-from deploykit.deploy.names import image_name, kubernetes_name
+from deploykit.deploy.names import image, kubernetes_name
 from deploykit.deploy.network import namespace, network_policy
 from deploykit.deploy.overlays import platforms
 from deploykit.deploy.pod import deployment, service_account
@@ -18,8 +19,8 @@ from deploykit.deploy.yaml_text import Document, dump
 
 CPU: Final = "cpu"
 """The overlay of ordinary nodes, which `kubectl apply -k DIR` takes."""
-_BASE: Final = "What every overlay builds on; the image is set there."
-_OVERLAY: Final = "The namespace and the image are set here; leave out a component to go without what it adds."
+_BASE: Final = "What every overlay builds on."
+_OVERLAY: Final = "Another namespace or image is set here; leave out a component to go without what it adds."
 
 
 def files(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> dict[str, str]:
@@ -28,7 +29,7 @@ def files(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> dict[str, 
     found = {FILE: dump([Kustomization(resources=[f"overlays/{CPU}"])], head="Ordinary nodes; see overlays/.")}
     found |= dict(_base(facts, sizing, config))
     for component in [*chosen, *places]:
-        found |= dict(_component(component))
+        found |= dict(_component(facts, config, component))
     for path, documents in scaling.files(config).items():
         found[f"components/{path}"] = dump(documents)
     for name, place in [(CPU, None), *((place.name, place) for place in places)]:
@@ -58,9 +59,10 @@ def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[t
         yield f"base/{file}", dump([document])
 
 
-def _component(component: Component) -> Iterator[tuple[str, str]]:
+def _component(facts: ModelFacts, config: DeployConfig, component: Component) -> Iterator[tuple[str, str]]:
     folder = f"components/{component.name}"
-    yield f"{folder}/{FILE}", dump([component], head=component.comment)
+    whole = replace(component, namespace=_namespace(facts, config) if component.resources else None)
+    yield f"{folder}/{FILE}", dump([whole], head=component.comment)
     for file, documents in component.resources.items():
         yield f"{folder}/{file}", dump(documents)
     for patch in component.patches:
@@ -69,12 +71,11 @@ def _component(component: Component) -> Iterator[tuple[str, str]]:
 
 def _overlay(facts: ModelFacts, config: DeployConfig, components: Sequence[Component]) -> str:
     # Not in the base: the gateway's container has the same image, and comes to the pod behind it.
-    image = config.image or f"{image_name(facts)}:{facts.version}"
     whole = Kustomization(
         namespace=_namespace(facts, config),
         resources=["../../base"],
         components=[f"../../components/{component.name}" for component in components],
-        images=[Image.parse(image_name(facts), image)],
+        images=[Image.parse(image(facts, config))],
     )
     return dump([whole], head=_OVERLAY)
 

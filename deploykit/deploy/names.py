@@ -6,6 +6,7 @@ from typing import Any, Final
 from lightkube.core.resource import Resource, api_info
 from lightkube.models.meta_v1 import LabelSelector, ObjectMeta
 
+from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import ModelFacts
 from deploykit.errors import ConfigError
 
@@ -41,8 +42,13 @@ def kubernetes_name(model: str) -> str:
 
 
 def image_name(facts: ModelFacts) -> str:
-    """Return the image's name in manifests, which `images:` of the base's kustomization replaces."""
-    return f"deploykit-{kubernetes_name(facts.name)}"
+    """Return what an image of one's own building is called."""
+    return f"{PREFIX}-{kubernetes_name(facts.name)}"
+
+
+def image(facts: ModelFacts, config: DeployConfig) -> str:
+    """Return the image that every container runs; the overlays' `images:` may choose another tag or digest of it."""
+    return config.image or f"{image_name(facts)}:{facts.version}"
 
 
 def labels(facts: ModelFacts, component: str = SERVER) -> dict[str, str]:

@@ -62,6 +62,7 @@ def distinct(built: dict[tuple[str, str], list[Object]], *names: str) -> list[Ob
 
 def test_the_folder_itself_is_the_overlay_cpu(plain_folder: Path, plain: list[Object]) -> None:
     assert plain == build(plain_folder / "overlays" / "cpu")
+    assert plain == build(plain_folder / "base")
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
@@ -120,6 +121,18 @@ def test_every_container_has_the_image(image: str | None, expected: str, policy:
     every = list(containers(pod_of(build(write(tmp_path, config)))))
     assert {(each["image"], each["imagePullPolicy"]) for each in every} == {(expected, policy)}
     assert len(every) == 3
+
+
+def test_another_image_and_namespace_are_set_in_the_overlay(tmp_path: Path) -> None:
+    overlay = write(tmp_path, EVERYTHING) / "overlays" / "cpu"
+    file = overlay / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["images"][0] |= {"digest": f"sha256:{'2' * 64}"}
+    content["namespace"] = "elsewhere"
+    file.write_text(yaml.safe_dump(content))
+    objects = build(overlay)
+    assert {each["image"].partition("@")[2] for each in containers(pod_of(objects))} == {f"sha256:{'2' * 64}"}
+    assert {each["metadata"].get("namespace", each["metadata"]["name"]) for each in objects} == {"elsewhere"}
 
 
 def test_the_number_of_pods_is_set_once(built: dict[tuple[str, str], list[Object]]) -> None:

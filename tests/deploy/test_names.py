@@ -4,13 +4,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from deployments import FACTS
+from deployments import FACTS, IMAGE
 from hypothesis import given
 from hypothesis import strategies as st
 from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.core_v1 import Service
 
-from deploykit.deploy.names import image_name, kind_of, kubernetes_name, labels, metadata, selector
+from deploykit.deploy.config import DeployConfig
+from deploykit.deploy.names import image, image_name, kind_of, kubernetes_name, labels, metadata, selector
 from deploykit.errors import ConfigError
 
 
@@ -66,3 +67,5 @@ def test_metadata_and_kinds() -> None:
     assert kind_of(Deployment) == {"apiVersion": "apps/v1", "kind": "Deployment"}
     assert kind_of(Service) == {"apiVersion": "v1", "kind": "Service"}
     assert image_name(FACTS) == "deploykit-writer-v2"
+    assert image(FACTS, DeployConfig()) == "deploykit-writer-v2:3"
+    assert image(FACTS, DeployConfig(image=IMAGE)) == IMAGE
