@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +66,12 @@ class Prometheus:
 
 
 @contextmanager
-def reading(folder: Path, targets: Mapping[str, Mapping[str, str]], *, job: str, rules: Path) -> Iterator[Prometheus]:
-    """Run Prometheus; `targets` are addresses with the labels of their series, as a cluster would set them."""
+def reading(folder: Path, jobs: Sequence[Mapping[str, Any]], *rules: Path) -> Iterator[Prometheus]:
+    """Run Prometheus with jobs that read twice a second, and files of rules."""
     config = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-        "rule_files": [str(rules)],
-        "scrape_configs": [
-            {
-                "job_name": job,
-                "static_configs": [{"targets": [at], "labels": dict(labels)} for at, labels in targets.items()],
-            }
-        ],
+        "rule_files": [str(file) for file in rules],
+        "scrape_configs": list(jobs),
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -91,13 +86,12 @@ def reading(folder: Path, targets: Mapping[str, Mapping[str, str]], *, job: str,
             process.wait(20)
 
 
-def as_grafana_asks(board: Dashboard, prometheus: Prometheus, *, window: str) -> Iterator[tuple[str, str]]:
-    """Yield each panel's title and query, a query's legend behind it, variables filled in: everything is chosen."""
-    chosen = {"__rate_interval": window}
+def as_grafana_asks(board: Dashboard, prometheus: Prometheus, **chosen: str) -> Iterator[tuple[str, str]]:
+    """Yield each panel's title and query, a query's legend behind it: of variables that aren't chosen, every value."""
     for variable in board.variables:
         values = prometheus.label_values(_filled(variable.query, chosen))
         assert values, f"{variable.name}: {variable.query}"
-        chosen[variable.name] = "(" + "|".join(map(re.escape, values)) + ")"
+        chosen.setdefault(variable.name, "(" + "|".join(map(re.escape, values)) + ")")
     for row in board.rows:
         for panel in row.panels:
             for query in panel.queries:

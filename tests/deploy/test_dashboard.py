@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 import promql_parser
 import pytest
+import yaml
 from deploy.alerting import write_rules
+from deploy.composed import PROMETHEUS, SERVICES, asks
 from deploy.monitored import facts, groups
 from deploy.prometheus import Prometheus, as_grafana_asks, reading
 from stacks import PROMPT, Stack
@@ -40,10 +42,14 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A Prometheus that has seen some requests, and sees `STREAMS` more run."""
     folder = tmp_path_factory.mktemp("prometheus")
     target = urlsplit(stack.server.metrics_url).netloc
+    # Once labelled as the PodMonitor has it in a cluster, and once as compose has it.
     labels = {"namespace": "tiny-python", "pod": "a"}
+    job = {"job_name": "tiny-python", "static_configs": [{"targets": [target], "labels": labels}]}
+    (composed,) = yaml.safe_load(PROMETHEUS.read_text())["scrape_configs"]
+    composed["static_configs"][0]["targets"] = [target]
     rules = write_rules(folder / "rules.yml", GROUPS)
-    with reading(folder, {target: labels}, job="tiny-python", rules=rules) as running:
-        running.until('generation_tokens_total{model="fast"}')
+    with reading(folder, [job, composed], rules) as running:
+        running.until('count(generation_tokens_total{model="fast"}) == 2')
         with stack.grpc("fast") as client:
             for tokens in (1, 8, 24):
                 client.generate(PROMPT, max_tokens=tokens, ignore_eos=True)
@@ -52,22 +58,22 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 stream = client.generate(PROMPT, stream=True, max_tokens=900, ignore_eos=True)
                 streams.callback(stream.close)
                 next(stream)
-            running.until(f'num_requests_running{{model="slow"}} == {STREAMS}')
-            running.until('rate(generation_tokens_total{model="slow"}[20s]) > 0')
+            running.until(f'count(num_requests_running{{model="slow"}} == {STREAMS}) == 2')
+            running.until('count(rate(generation_tokens_total{model="slow"}[20s]) > 0) == 2')
             yield running
     stack.calm()
 
 
 @needs_prometheus
 @pytest.mark.triton
-@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
-def test_every_panel_shows_something(board: Dashboard, prometheus: Prometheus) -> None:
-    shown = {
-        title: prometheus.query(expr) for title, expr in as_grafana_asks(board, prometheus, window="20s")
-    }  # fmt: skip
+@pytest.mark.parametrize(("board", "namespace"), [("models", "compose"), ("tiny-python", "tiny-python")])
+def test_every_panel_shows_something(board: str, namespace: str, prometheus: Prometheus) -> None:
+    asked = as_grafana_asks(BOARDS[board], prometheus, __rate_interval="20s", namespace=namespace)
+    shown = {title: prometheus.query(expr) for title, expr in asked}
     assert {title for title, found in shown.items() if not found} == ELSEWHERE
     values = {title: value for title, found in shown.items() for _, value in found}
     assert not [title for title, value in values.items() if math.isnan(value)]
+    assert len(shown) > 35
     assert values["Requests running"] == values["Requests: running"] == values["Requests by pod: {{pod}}"] == STREAMS
     assert values["Tokens a second: generated"] > 1
     assert 0 < values["Cache in use: {{pod}}"] < 1
@@ -84,7 +90,7 @@ def test_alerts_ask_for_series_that_are_there(prometheus: Prometheus) -> None:
     asked = {name for group in GROUPS for alert in group.alerts for name in _names(alert.expr)}
     ours = {name for name in asked if not name.startswith("kube_")}
     assert len(ours) > 8
-    assert {name for name in ours if not prometheus.query(name)} == set()
+    assert {name for name in ours if not prometheus.query(f'{name}{{job="tiny-python"}}')} == set()
 
 
 @needs_prometheus
@@ -113,6 +119,14 @@ def test_what_scales_counts_the_requests_in_flight(prometheus: Prometheus) -> No
         query = query.replace(placeholder, value)
     assert prometheus.query(query) == [({"pod": "a"}, STREAMS)]
     assert prometheus.query(rule["seriesQuery"])
+
+
+@needs_prometheus
+@pytest.mark.triton
+def test_composes_probe_of_prometheus_asks_it(prometheus: Prometheus, stack: Stack) -> None:
+    probe = SERVICES["prometheus"]["healthcheck"]["test"]
+    assert asks(probe, 9090, urlsplit(prometheus.url).port)
+    assert not asks(probe, 9090, stack.port)
 
 
 def _names(expr: str) -> set[str]:
