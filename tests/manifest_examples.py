@@ -55,7 +55,10 @@ def probe(path: str, port: str, period: int, threshold: int) -> dict[str, Any]:
 
 
 def named(kind: str, name: str = "writer", api: str = "v1", **body: Any) -> dict[str, Any]:
-    return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "writer"}, **body}
+    metadata: dict[str, Any] = {"name": name, "namespace": "writer"}
+    if kind == "Deployment":
+        metadata["annotations"] = {"deploykit/needs": "secret/writer-api-keys"}
+    return {"apiVersion": api, "kind": kind, "metadata": metadata, **body}
 
 
 def triton() -> dict[str, Any]:

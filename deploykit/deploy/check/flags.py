@@ -70,6 +70,7 @@ FLAGS: Final[Mapping[str, Mapping[str, Takes]]] = {
         "--output": "text",
         "-o": "text",
         "--fingerprint": "text",
+        "--credentials": "text",
         "--overwrite": "nothing",
         **_COMMON,
     },

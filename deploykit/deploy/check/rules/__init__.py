@@ -9,7 +9,21 @@ from typing import Final
 
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests
-from deploykit.deploy.check.rules import commands, health, lifecycle, memory, ports, probes, resources, schema, storage
+from deploykit.deploy.check.rules import (
+    commands,
+    health,
+    lifecycle,
+    memory,
+    names,
+    pods,
+    ports,
+    probes,
+    references,
+    resources,
+    schema,
+    selectors,
+    storage,
+)
 from deploykit.deploy.facts import ModelFacts
 
 Rule = Callable[[Manifests, ModelFacts | None], Iterator[Finding]]
@@ -17,6 +31,10 @@ Rule = Callable[[Manifests, ModelFacts | None], Iterator[Finding]]
 
 RULES: Final[Sequence[Rule]] = (
     *schema.RULES,
+    *references.RULES,
+    *pods.RULES,
+    *selectors.RULES,
+    *names.RULES,
     *commands.RULES,
     *probes.RULES,
     *health.RULES,
