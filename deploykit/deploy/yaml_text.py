@@ -8,6 +8,7 @@ import yaml
 
 _NUMBER: Final = re.compile(r"[-+]?\.?[0-9][-+0-9a-fA-FxXoObB_.,:eE]*")
 """What some reader may take for a number: kubectl's reads `1e3` and `089` as such, PyYAML as text."""
+_LEADING: Final = ("apiVersion", "kind", "metadata")
 _TRUTH: Final = frozenset({"y", "Y", "n", "N"})
 """Booleans of YAML 1.1 that PyYAML writes without quotes."""
 
@@ -23,7 +24,7 @@ Document = Typed | Mapping[str, Any] | Sequence[Any]
 
 
 def dump(objects: Sequence[Document], *, head: str = "") -> str:
-    """Return objects as YAML in block style, a document each, their keys in the order they have.
+    """Return objects as YAML in block style, a document each, their keys in the order they have, what they are first.
 
     Args:
         objects: what to write.
@@ -31,7 +32,7 @@ def dump(objects: Sequence[Document], *, head: str = "") -> str:
     """
     comment = "".join(f"# {line}".rstrip() + "\n" for line in head.splitlines())
     text: str = yaml.dump_all(
-        [plain(each) for each in objects],
+        [_led(plain(each)) for each in objects],
         Dumper=_Dumper,
         allow_unicode=True,
         default_flow_style=False,
@@ -48,6 +49,13 @@ def plain(document: Document) -> Any:
     if isinstance(document, Sequence) and not isinstance(document, str):
         return [plain(each) for each in document]
     return plain(document.to_dict()) if hasattr(document, "to_dict") else document
+
+
+def _led(document: Any) -> Any:
+    """Return an object that begins with what it is, as everybody writes it; lightkube's classes end with that."""
+    if not isinstance(document, Mapping):
+        return document
+    return {**{key: document[key] for key in _LEADING if key in document}, **document}
 
 
 class _Dumper(yaml.SafeDumper):

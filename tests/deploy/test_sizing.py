@@ -65,7 +65,7 @@ def test_every_figure_has_a_line_and_the_gateways_only_where_there_is_one() -> N
 
 @pytest.mark.parametrize("part", ["process", "weights", "tables", "cache", "activations"])
 def test_each_part_of_the_engine_counts_in_full(part: str) -> None:
-    less, more = FACTS, with_memory(**{part: FACTS.memory[part] + 64 * STEP})
+    less, more = FACTS, with_memory(FACTS, **{part: FACTS.memory[part] + 64 * STEP})
     grown = size_pod(more, DeployConfig()).serve.memory - size_pod(less, DeployConfig()).serve.memory
     assert abs(grown - 64 * STEP * 1.15) <= STEP
 
