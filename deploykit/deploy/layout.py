@@ -20,6 +20,11 @@ from deploykit.deploy.yaml_text import Document, dump
 CPU: Final = "cpu"
 """The overlay of ordinary nodes, which `kubectl apply -k DIR` takes."""
 _BASE: Final = "What every overlay builds on."
+_HEADS: Final[Mapping[str, str]] = {
+    "networkpolicy.yaml": "Whatever else pods are to reach needs a rule here: a collector of traces, an object store on\n"
+    "another port than 443.",
+}
+"""What a reader of a file of the base should know."""
 _OVERLAY: Final = "Another namespace or image is set here; leave out a component to go without what it adds."
 
 
@@ -56,7 +61,7 @@ def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[t
     whole = Kustomization(namespace=_namespace(facts, config), resources=list(objects))
     yield f"base/{FILE}", dump([whole], head=_BASE)
     for file, document in objects.items():
-        yield f"base/{file}", dump([document])
+        yield f"base/{file}", dump([document], head=_HEADS.get(file, ""))
 
 
 def _component(facts: ModelFacts, config: DeployConfig, component: Component) -> Iterator[tuple[str, str]]:

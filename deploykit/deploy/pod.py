@@ -29,12 +29,14 @@ from deploykit.deploy.names import (
     metadata,
     pod_selector,
 )
-from deploykit.deploy.sizing import Sizing, quantity
+from deploykit.deploy.sizing import MIB, Sizing, quantity
 
 USER: Final = 10001
 """User, group and group of the volumes: above the IDs that a node's own users have."""
 PULL: Final = 600
 """Seconds that a node may take to pull the image, before a rollout counts as stuck."""
+SPEED: Final = 20 * MIB
+"""Bytes a second at which the model may come, in the image or by itself."""
 
 
 def service_account(facts: ModelFacts) -> ServiceAccount:
@@ -54,7 +56,7 @@ def deployment(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Deplo
             selector=pod_selector(facts),
             # A pod that dies of its first requests must not have replaced a good one by then.
             minReadySeconds=10,
-            progressDeadlineSeconds=sizing.startup_seconds + PULL,
+            progressDeadlineSeconds=sizing.startup_seconds + PULL + facts.size // SPEED,
             revisionHistoryLimit=3,
             strategy=DeploymentStrategy(
                 type="RollingUpdate", rollingUpdate=RollingUpdateDeployment(maxSurge=1, maxUnavailable=0)
