@@ -21,8 +21,8 @@ CPU: Final = "cpu"
 """The overlay of ordinary nodes, which `kubectl apply -k DIR` takes."""
 _BASE: Final = "What every overlay builds on."
 _HEADS: Final[Mapping[str, str]] = {
-    "networkpolicy.yaml": "Whatever else pods are to reach needs a rule here: a collector of traces, an object store on\n"
-    "another port than 443.",
+    "networkpolicy.yaml": "Whatever else pods are to reach needs a rule here: a collector of traces, an object store\n"
+    "on another port than 443.",
 }
 """What a reader of a file of the base should know."""
 _OVERLAY: Final = "Another namespace or image is set here; leave out a component to go without what it adds."
