@@ -31,8 +31,10 @@ SILENCE: Final = "30s"
 PIECE: Final = 4 * 2**20
 """Bytes of a file that are in memory at once."""
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_IDENTITY: Final = re.compile(r"169\.254\.|metadata|token request|credential", re.IGNORECASE)
-"""What a failure says in which nobody vouched for this process."""
+_IDENTITY: Final = re.compile(r"://169\.254\.|://metadata\.|token request")
+"""What a failure says in which nobody vouched for this process: it had asked the machine or the cluster."""
+_CAUSES: Final = (r'message: "([^"]+)"', r'"(failed to lookup [^"]+)"', r"kind: (Connect|Timeout|TimedOut)\b")
+"""Where a failure says why nobody has answered, the most exact first."""
 
 
 class Store:
@@ -144,7 +146,7 @@ def _heard(call: Callable[[], T]) -> T:
         return future.result()
     except (KeyboardInterrupt, SystemExit):
         # An answer that is about to come must not find an interpreter that is going away.
-        thread.join(1)
+        thread.join(0.5)
         raise
 
 
@@ -163,7 +165,6 @@ def _client() -> Any:
 def _reason(error: Exception) -> str:
     """Return what is wrong, and what to do, out of the pages that a store's client says."""
     text = str(error).partition("\n\nDebug source")[0]
-    everything = str(error)
     status = re.search(r"status code: (\d{3}[A-Za-z ]*)", text)
     code = re.search(r"<Code>(\w+)</Code>", text)
     told = ", ".join(found[1].strip() for found in (status, code) if found)
@@ -176,6 +177,7 @@ def _reason(error: Exception) -> str:
         return f"access denied ({told}); the credentials must allow to list and to read objects there"
     if code and code[1] == "NoSuchBucket":
         return "there is no such bucket; check the URL, the region and AWS_ENDPOINT_URL"
-    if cause := re.search(r'kind: (ConnectionRefused|TimedOut|Connect|Timeout)\b|message: "([^"]+)"', everything):
-        return f"no answer ({cause[2] or cause[1]}); check the network, the proxy and AWS_ENDPOINT_URL"
+    causes = [found[1] for pattern in _CAUSES if (found := re.search(pattern, str(error)))]
+    if causes:
+        return f"no answer ({causes[0].lower()}); check the network, the proxy and AWS_ENDPOINT_URL"
     return told or " ".join(text.split())[:200]
