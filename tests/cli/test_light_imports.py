@@ -26,6 +26,7 @@ def loaded(statement: str) -> set[str]:
         ("import deploykit.validate", {"onnxruntime", "tokenizers", "onnx", "onnx_ir"}),
         ("import deploykit.chat, deploykit.chat_template", set()),
         ("import deploykit.doctor, deploykit.inspect, deploykit.outline", set()),
+        ("import deploykit.pull", set()),
         ("import deploykit.package", {"onnx", "onnx_ir", "onnxruntime", "tokenizers", "tritonclient"}),
         ("import deploykit.quantize, deploykit.optimize", {"onnx", "onnx_ir", "onnxscript", "onnxruntime"}),
     ],
