@@ -63,11 +63,12 @@ def make_models(root: Path) -> list[Path]:
     fast = package(converted, root / "fast", PackageConfig(name="fast")).path
     package(converted, root / "packaged", PackageConfig(name="slow"))
     slow = shutil.copytree(root / "packaged/model_repository", root / "slow")
-    _replace_code(slow / "slow/1", SLOW_MODEL)
+    replace_code(slow / "slow/1", SLOW_MODEL)
     return [fast, slow]
 
 
-def _replace_code(version: Path, code: str) -> None:
+def replace_code(version: Path, code: str) -> None:
+    """Put other Python into a packaged model, its manifest in keeping."""
     (version / "model.py").write_text(code)
     manifest = json.loads((version / "manifest.json").read_text())
     manifest["files"]["model.py"] = {"sha256": sha256(code.encode()).hexdigest(), "size": len(code.encode())}
