@@ -147,6 +147,7 @@ def _sku(facts: ModelFacts, accelerator: str) -> Patch:
     return Patch(
         file=f"deployment-{accelerator}.yaml",
         body=[added],
+        kind="Deployment",
         name=kubernetes_name(facts.name),
         annotation=f"{ACCELERATOR}={accelerator}",
     )

@@ -20,12 +20,12 @@ class Patch:
     """The name of its file, beside the kustomization."""
     body: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     """What is merged in, with `apiVersion`, `kind` and `metadata.name`; or operations of a JSON patch (RFC 6902)."""
-    kind: str = "Deployment"
-    """Of the objects that it changes."""
-    name: str | None = None
-    """Of the one object that it changes; all of the kind where None."""
+    kind: str
+    """Of the object that it changes."""
+    name: str
+    """Of the object that it changes."""
     annotation: str | None = None
-    """`KEY=VALUE` that objects must have to be changed. None that has it is no error."""
+    """`KEY=VALUE` that the object must have to be changed. One without it is no error."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of a kustomization's `patches`."""
@@ -66,12 +66,11 @@ class Image:
 
     @classmethod
     def parse(cls, reference: str) -> "Image":
-        """Return what REPO@sha256:DIGEST or REPO:TAG says."""
-        repository, _, digest = reference.partition("@")
-        if digest:
-            return cls(name=repository, digest=digest)
-        repository, _, tag = reference.rpartition(":")
-        return cls(name=repository, tag=tag)
+        """Return what REPO@sha256:DIGEST or REPO:TAG says; of both, the digest counts, as it does for a node."""
+        named, _, digest = reference.partition("@")
+        folder, slash, last = named.rpartition("/")
+        repository, _, tag = last.partition(":")
+        return cls(name=folder + slash + repository, tag=None if digest else tag, digest=digest or None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of a kustomization's `images`."""
@@ -88,7 +87,6 @@ class Kustomization:
     """Folders of components, in the order in which they change what comes before."""
     namespace: str | None = None
     images: Sequence[Image] = ()
-    patches: Sequence[Patch] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, fields left out that are empty."""
@@ -101,7 +99,6 @@ class Kustomization:
                     "resources": list(self.resources),
                     "components": list(self.components),
                     "images": [image.to_dict() for image in self.images],
-                    "patches": [patch.to_dict() for patch in self.patches],
                 }
             ),
         }

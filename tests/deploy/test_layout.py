@@ -114,6 +114,7 @@ def test_a_namespace_of_ones_own_or_one_that_is_there(built: dict[tuple[str, str
         (None, f"deploykit-{NAME}:3", "IfNotPresent"),
         (IMAGE, f"registry.example.com/team/writer@{DIGEST}", "Always"),
         ("localhost:5000/writer:7", "localhost:5000/writer:7", "Always"),
+        (f"localhost:5000/team/writer:7@{DIGEST}", f"localhost:5000/team/writer@{DIGEST}", "Always"),
     ],
 )
 def test_every_container_has_the_image(image: str | None, expected: str, policy: str, tmp_path: Path) -> None:
