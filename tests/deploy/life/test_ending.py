@@ -24,7 +24,10 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 def test_open_streams_end_with_their_last_token(
-    make_pod: Callable[..., Pod], manifest: Callable[..., dict[str, Any]], answers: dict[str, str]
+    make_pod: Callable[..., Pod],
+    manifest: Callable[..., dict[str, Any]],
+    answers: dict[str, str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     deployment = manifest(pre_stop=1, gateway=True)
     with make_pod(deployment) as pod:
@@ -49,11 +52,23 @@ def test_open_streams_end_with_their_last_token(
     }
     assert took < pod.grace
     last = max(stream.ended for stream in streams) - began
-    print(f"\n{STREAMS} streams and {MANY} through the gateway: last token {last:.1f} s, pod gone {took:.1f} s after")
+    figures = {
+        "streams over gRPC": STREAMS,
+        "streams through the gateway": MANY,
+        "tokens": TOKENS * len(streams),
+        "tokens lost": sum(len(answers["first"]) - len(stream.text) for stream in streams),
+        "seconds to the last token": round(last, 2),
+        "seconds to the end": round(took, 2),
+        "grace period": pod.grace,
+        "exit status": ended["triton"].status,
+    }
+    record_property("end of a pod", figures)
 
 
 def test_a_pod_that_still_loads_ends_at_once(
-    make_pod: Callable[..., Pod], manifest: Callable[..., dict[str, Any]]
+    make_pod: Callable[..., Pod],
+    manifest: Callable[..., dict[str, Any]],
+    record_property: Callable[[str, object], None],
 ) -> None:
     with make_pod(manifest("slow to load", pre_stop=1), "slow to load") as pod:
         until(lambda: says(pod.sandbox.address, "/v2/health/live") == 200, 20)
@@ -65,5 +80,7 @@ def test_a_pod_that_still_loads_ends_at_once(
         ended = pod.wait()["triton"]
         again.cancel()
         assert (ended.status, ended.killed) == (TERMINATED, False), pod.story()
-        assert time.monotonic() - began < 1 + 3
+        took = time.monotonic() - began
+        assert took < 1 + 3
+        record_property("end of a pod that loads", {"seconds to the end": round(took, 2), "of which preStop": 1})
         assert not list((pod.sandbox.folder / "volumes/tmp").glob("deploykit-*"))

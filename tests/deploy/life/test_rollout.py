@@ -58,6 +58,7 @@ def test_no_request_fails_while_a_new_version_takes_over(
     make_pod: Callable[..., Pod],
     manifest: Callable[..., dict[str, Any]],
     answers: dict[str, str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     before, after = (manifest(model, pre_stop=PRE_STOP, gateway=True) for model in ("first", "second"))
     after["spec"]["minReadySeconds"] = wait or after["spec"]["minReadySeconds"]
@@ -79,4 +80,4 @@ def test_no_request_fails_while_a_new_version_takes_over(
         assert all(any(whole.startswith(text) for whole in answers.values()) for text in said), who
         assert {name for name, whole in answers.items() for text in said if whole.startswith(text)} == set(answers), who
     assert {(each.status, each.killed) for pod in pods[:replicas] for each in pod.wait().values()} == {(0, False)}
-    print(f"\n{load.count} requests while {replicas} of {replicas} pods were replaced, none failed")
+    record_property(f"new version of {replicas} pod(s)", {"requests": load.count, "failed": len(load.failures)})

@@ -87,7 +87,9 @@ def test_it_is_no_endpoint_before_its_first_request_is_answered(
 
 
 @pytest.mark.parametrize("program", [STUB, SERVER])
-def test_a_killed_part_serves_again_without_the_kubelet(program: str, pod: Pod) -> None:
+def test_a_killed_part_serves_again_without_the_kubelet(
+    program: str, pod: Pod, record_property: Callable[[str, object], None]
+) -> None:
     address, restarts, before = pod.sandbox.address, pod["triton"].restarts, part(pod["triton"].pid, program)
     os.kill(before, signal.SIGKILL)
     red = until(lambda: not is_ready(address), SOON)
@@ -95,7 +97,7 @@ def test_a_killed_part_serves_again_without_the_kubelet(program: str, pod: Pod) 
     assert answer(address)
     assert part(pod["triton"].pid, program) != before
     assert pod["triton"].restarts == restarts
-    print(f"\n{program} killed: red after {red:.2f} s, ready again after {again:.2f} s")
+    record_property(f"{program} killed", {"red after": round(red, 2), "ready again after": round(again, 2)})
     until(lambda: zombies(pod["triton"].pid) == [], 5)
 
 
@@ -106,7 +108,9 @@ def zombies(pid: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_hung_backend_serves_again_without_the_kubelet(pod: Pod) -> None:
+def test_a_hung_backend_serves_again_without_the_kubelet(
+    pod: Pod, record_property: Callable[[str, object], None]
+) -> None:
     address, restarts = pod.sandbox.address, pod["triton"].restarts
     silence = next(float(word.partition("=")[2]) for word in pod["triton"].spec["args"] if "heartbeat" in word)
     os.kill(part(pod["triton"].pid, STUB), signal.SIGSTOP)
@@ -114,17 +118,19 @@ def test_a_hung_backend_serves_again_without_the_kubelet(pod: Pod) -> None:
     again = red + until(lambda: is_ready(address), RECOVERED - red)
     assert answer(address)
     assert pod["triton"].restarts == restarts
-    print(f"\nbackend stopped: red after {red:.2f} s, ready again after {again:.2f} s")
+    record_property(f"{STUB} stopped", {"red after": round(red, 2), "ready again after": round(again, 2)})
 
 
-def test_a_killed_first_process_is_the_kubelets_to_start_again(pod: Pod) -> None:
+def test_a_killed_first_process_is_the_kubelets_to_start_again(
+    pod: Pod, record_property: Callable[[str, object], None]
+) -> None:
     address, restarts = pod.sandbox.address, pod["triton"].restarts
     pod["triton"].send(signal.SIGKILL)
     until(lambda: not pod.is_ready, SOON)
     again = until(lambda: pod.is_ready, RECOVERED)
     assert answer(address)
     assert pod["triton"].restarts == restarts + 1
-    print(f"\n`deploykit serve` killed: ready again after {again:.2f} s")
+    record_property("deploykit serve killed", {"ready again after": round(again, 2)})
 
 
 @pytest.mark.parametrize("headers", [{}, {"deploykit": "a guess"}], ids=["no key", "a wrong key"])
