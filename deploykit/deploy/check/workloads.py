@@ -6,6 +6,7 @@ from typing import Any, Final
 from deploykit.deploy.check.amounts import whole
 from deploykit.deploy.check.commands import Server, parse
 from deploykit.deploy.check.manifests import Container, Manifests, Pods, Resource, mapping, sequence
+from deploykit.deploy.check.selecting import fits
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")
 SERVING: Final = ("serve", "gateway", "tritonserver")
@@ -75,29 +76,9 @@ def port_number(pods: Pods, value: object) -> int | None:
     return whole(value)
 
 
-def selects(selector: object, labels: Mapping[str, Any]) -> bool:
-    """Return whether a label selector takes these labels; an empty one takes all."""
-    wanted = mapping(selector)
-    if any(labels.get(key) != value for key, value in mapping(wanted.get("matchLabels")).items()):
-        return False
-    return all(_holds(mapping(each), labels) for each in sequence(wanted.get("matchExpressions")))
-
-
-def _holds(expression: Mapping[str, Any], labels: Mapping[str, Any]) -> bool:
-    key, values = str(expression.get("key")), sequence(expression.get("values"))
-    return {
-        "In": labels.get(key) in values,
-        "NotIn": labels.get(key) not in values,
-        "Exists": key in labels,
-        "DoesNotExist": key not in labels,
-    }.get(str(expression.get("operator")), False)
-
-
 def selected(manifests: Manifests, selector: object, namespace: str) -> list[Pods]:
     """Return the pods in a namespace that a label selector takes."""
-    return [
-        pods for pods in manifests.pods() if pods.resource.namespace == namespace and selects(selector, pods.labels)
-    ]
+    return [pods for pods in manifests.pods() if pods.resource.namespace == namespace and fits(selector, pods.labels)]
 
 
 def behind(manifests: Manifests, service: Resource) -> list[Pods]:

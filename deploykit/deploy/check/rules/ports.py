@@ -152,6 +152,24 @@ def headless_port(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[F
                 )  # fmt: skip
 
 
+def service_port_name(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A Service that sends to a port by a name which no container of its pods has: it sends nowhere."""
+    for service in manifests.of_kind("Service"):
+        for index, port in enumerate(map(mapping, sequence(service.spec.get("ports")))):
+            value = port.get("targetPort")
+            pods = behind(manifests, service)
+            if not isinstance(value, str) or not pods or any(port_number(each, value) is not None for each in pods):
+                continue
+            every = (declared(container) for each in pods for container in each.containers)
+            names = dict.fromkeys(str(one["name"]) for ports_ in every for one in ports_ if one.get("name"))
+            yield service.find(
+                "service-port-name", f"spec.ports[{index}].targetPort", value,
+                f"no container of {pods[0].resource.title} declares a port of that name (there are: "
+                f"{', '.join(names) or 'none'}): connections go nowhere",
+                "name one of those, or write the number",
+            )  # fmt: skip
+
+
 def service_target_closed(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A Service that sends to a port on which nothing in its pods listens: connections are refused."""
     for service in manifests.of_kind("Service"):
@@ -352,6 +370,6 @@ def _targets(manifests: Manifests, service: Resource) -> Iterator[tuple[int, Map
 
 RULES: Final = (
     port_range, container_port_name, port_name_ambiguous, service_ports, service_without_ports, service_type,
-    node_port, headless_port, service_target_closed, service_protocol, service_reaches_loopback, declared_port_closed,
-    port_taken, port_declared_twice, host_port, port_unknowable, port_privileged,
+    node_port, headless_port, service_port_name, service_target_closed, service_protocol, service_reaches_loopback,
+    declared_port_closed, port_taken, port_declared_twice, host_port, port_unknowable, port_privileged,
 )  # fmt: skip
