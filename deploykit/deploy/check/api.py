@@ -116,7 +116,6 @@ CHOICES: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("AuthenticationRef", "kind"): ("TriggerAuthentication", "ClusterTriggerAuthentication"),
     ("Fallback", "behavior"): ("static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"),
     ("GatewayTLS", "mode"): ("Terminate", "Passthrough"),
-    ("WebhookClientConfig", "failurePolicy"): ("Fail", "Ignore"),
     ("MutatingWebhook", "failurePolicy"): ("Fail", "Ignore"),
     ("ValidatingWebhook", "failurePolicy"): ("Fail", "Ignore"),
 }  # fmt: skip

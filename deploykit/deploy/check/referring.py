@@ -91,8 +91,14 @@ REFERENCES: Final[Mapping[str, tuple[Reference, ...]]] = {
     "MutatingAdmissionPolicyBindingSpec": _one("policyName", "MutatingAdmissionPolicy"),
     "ValidatingAdmissionPolicyBindingSpec": _one("policyName", "ValidatingAdmissionPolicy"),
     "PriorityLevelConfigurationReference": _one("name", "PriorityLevelConfiguration", "cluster"),
-    "CompositePodGroupSpec": _one("priorityClassName", "PriorityClass", "cluster"),
-    "PodGroupSpec": _one("priorityClassName", "PriorityClass", "cluster"),
+    "CompositePodGroupSpec": (
+        *_one("priorityClassName", "PriorityClass", "cluster"),
+        *_one("parentCompositePodGroupName", "CompositePodGroup"),
+    ),
+    "PodGroupSpec": (
+        *_one("priorityClassName", "PriorityClass", "cluster"),
+        *_one("parentCompositePodGroupName", "CompositePodGroup"),
+    ),
     "CompositePodGroupTemplate": _one("priorityClassName", "PriorityClass", "cluster"),
     "PodGroupTemplate": _one("priorityClassName", "PriorityClass", "cluster"),
     "PodGroupResourceClaim": (
@@ -219,7 +225,7 @@ def made_by_others(manifests: Manifests, kind: str, name: str) -> bool:
             if any(name.startswith(f"{claim}-{resource.name}-") for claim in claims):
                 return True
         annotations = mapping(mapping(resource.body.get("metadata")).get("annotations"))
-        if kind == "Secret" and any("cert-manager.io/" in key for key in annotations):
+        if kind == "Secret" and any("cert-manager.io/" in key for key in annotations) and _ends_tls(resource, name):
             return True
         if not resource.nodes and "." in resource.api_version.partition("/")[0] and _may_make(resource, name):
             return True
@@ -229,3 +235,9 @@ def made_by_others(manifests: Manifests, kind: str, name: str) -> bool:
 def _may_make(resource: Resource, name: str) -> bool:
     target = mapping(resource.spec.get("target")).get("name")
     return name in (target, resource.spec.get("secretName")) or (bool(resource.name) and name.startswith(resource.name))
+
+
+def _ends_tls(resource: Resource, name: str) -> bool:
+    """Return whether an object takes its certificate from a Secret, which cert-manager writes where it is asked to."""
+    fields = {"IngressTLS": "secretName", "Certificate": "name"}
+    return any(node.body.get(fields[node.struct]) == name for node in resource.nodes if node.struct in fields)

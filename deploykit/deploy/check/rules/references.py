@@ -131,7 +131,27 @@ def foreign_backend(manifests: Manifests, _facts: ModelFacts | None) -> Iterator
             )  # fmt: skip
 
 
-RULES: Final = (missing_object, missing_in_namespace, missing_key, target_kind, backend_port, foreign_backend)
+def missing_listener(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A route that hangs on a listener which its Gateway doesn't have."""
+    for use in uses(manifests):
+        target, name = _target(manifests, use), use.node.body.get("sectionName")
+        if use.node.struct != "ParentRef" or target is None or target.kind != "Gateway" or not isinstance(name, str):
+            continue
+        names = {str(mapping(each).get("name")) for each in sequence(target.spec.get("listeners"))}
+        if name not in names:
+            why = f"{target.title} has no listener of that name (it has {', '.join(sorted(names))}): nothing is routed"
+            yield use.resource.find("missing-listener", use.node.below("sectionName"), name, why, "name one of them")
+
+
+RULES: Final = (
+    missing_listener,
+    missing_object,
+    missing_in_namespace,
+    missing_key,
+    target_kind,
+    backend_port,
+    foreign_backend,
+)
 
 
 def _target(manifests: Manifests, use: Use) -> Resource | None:
