@@ -54,8 +54,9 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/quality.py
 	@$(BIN)/python benchmarks/large.py
 	@$(BIN)/python benchmarks/runtimes.py
+	@$(BIN)/python benchmarks/manifests.py
 
-golden: .venv/dev ## write model_repository/ again
+golden: .venv/dev ## write model_repository/ and k8s/ again
 	@$(BIN)/python examples/golden.py
 
 clean: ## remove what these targets made

@@ -1,4 +1,6 @@
-"""Train, export and commit the small model in `model_repository/`, so that a fresh clone serves at once.
+"""Train, export and commit the small model in `model_repository/` and its manifests in `k8s/`.
+
+A fresh clone serves at once, and can be deployed.
 
     python examples/golden.py [--seconds 300]
 
@@ -17,10 +19,12 @@ from demo_data import write_stdlib_text
 import deploykit
 from deploykit.cli import console
 from deploykit.config import TrainConfig, ValidateConfig
+from deploykit.deploy import deploy
 from deploykit.train import train
 
 NAME = "tiny-python"
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
+MANIFESTS = REPOSITORY.with_name("k8s")
 
 
 def main() -> None:
@@ -49,6 +53,7 @@ def main() -> None:
         )
         shutil.rmtree(REPOSITORY / NAME, ignore_errors=True)
         shutil.copytree(artifact.path / "model_repository" / NAME, REPOSITORY / NAME)
+        deploy(REPOSITORY, MANIFESTS, overwrite=True, progress=progress)
     size = sum(file.stat().st_size for file in REPOSITORY.rglob("*") if file.is_file())
     print(f"{REPOSITORY / NAME}: {console.megabytes(size)}")
 

@@ -50,10 +50,15 @@ def test_the_committed_manifests_are_those_of_the_committed_model(tmp_path: Path
         assert content == (GOLDEN / name).read_bytes(), f"{name} changed; if that is meant: pytest --regen"
 
 
-def test_everything_at_once_is_written_checked_and_the_same_again(tmp_path: Path) -> None:
+def test_everything_at_once_is_written_and_checked(tmp_path: Path) -> None:
+    deployed = deploy(REPOSITORY, tmp_path / "out", EVERYTHING)
+    assert deployed.checked is not None
+    assert (deployed.checked.errors, deployed.checked.objects > 10, len(deployed.checked.sources)) == (0, True, 7)
+    assert all(source.startswith(f"{tmp_path}/out") for source in deployed.checked.sources)
+
+
+def test_the_same_model_and_options_give_the_same_bytes(unchecked: None, tmp_path: Path) -> None:
     one, two = (deploy(REPOSITORY, tmp_path / name, EVERYTHING) for name in ("one", "a longer name"))
-    assert one.checked is not None
-    assert (one.checked.errors, one.checked.objects > 10, len(one.checked.sources)) == (0, True, 7)
     assert tree(one.path) == tree(two.path)
     again = deploy(REPOSITORY, tmp_path / "one", EVERYTHING, overwrite=True)
     assert tree(again.path) == tree(two.path)
