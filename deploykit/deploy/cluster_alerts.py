@@ -1,10 +1,17 @@
 """Alerts on what the cluster tells of a model's objects: they need kube-state-metrics, and are silent without it."""
 
+from typing import Final
+
 from deploykit.deploy.alerts import MINUTE, Watched
 from deploykit.deploy.config import Scaling
 from deploykit.deploy.prometheus import Alert, Group
 
-CONTAINER = "{{ $labels.container }} of pod {{ $labels.pod }}"
+# Kube-state-metrics may run twice, or be read twice: what it tells of an object is then told twice.
+_CONTAINER: Final = "max by (namespace, pod, container)"
+_DEPLOYMENT: Final = "max by (namespace, deployment)"
+_SCALER: Final = "max by (namespace, horizontalpodautoscaler)"
+
+CONTAINER: Final = "{{ $labels.container }} of pod {{ $labels.pod }}"
 
 
 def group(model: Watched, scaling: Scaling) -> Group:
@@ -21,13 +28,16 @@ def _containers(model: Watched, further: str = "") -> str:
     return f'namespace="{model.namespace}",pod=~"{model.name}-[a-z0-9]+-[a-z0-9]{{5}}"{further}'
 
 
+def _restarts(model: Watched, window: str) -> str:
+    return f"{_CONTAINER} (increase(kube_pod_container_status_restarts_total{{{_containers(model)}}}[{window}]))"
+
+
 def _out_of_memory(model: Watched) -> Alert:
-    restarts = f"increase(kube_pod_container_status_restarts_total{{{_containers(model)}}}[15m]) > 0"
-    reason = ',reason="OOMKilled"'
-    killed = f"kube_pod_container_status_last_terminated_reason{{{_containers(model, reason)}}} == 1"
+    reason = _containers(model, ',reason="OOMKilled"')
+    killed = f"{_CONTAINER} (kube_pod_container_status_last_terminated_reason{{{reason}}}) == 1"
     return Alert(
         name="DeploykitOutOfMemory",
-        expr=f"{restarts} and on (namespace, pod, container) {killed}",
+        expr=f"{_restarts(model, '15m')} > 0 and {killed}",
         seconds=0,
         severity="critical",
         summary=f"Container {CONTAINER} was killed for lack of memory",
@@ -40,7 +50,7 @@ def _out_of_memory(model: Watched) -> Alert:
 def _crashes(model: Watched) -> Alert:
     return Alert(
         name="DeploykitContainerCrashes",
-        expr=f"increase(kube_pod_container_status_restarts_total{{{_containers(model)}}}[30m]) >= 3",
+        expr=f"{_restarts(model, '30m')} >= 3",
         seconds=0,
         severity="critical",
         summary=f"Container {CONTAINER} is restarted again and again",
@@ -55,8 +65,8 @@ def _too_few(model: Watched) -> Alert:
     deployment = f'namespace="{model.namespace}",deployment="{model.name}"'
     return Alert(
         name="DeploykitPodsMissing",
-        expr=f"kube_deployment_status_replicas_available{{{deployment}}} "
-        f"< on (namespace, deployment) kube_deployment_spec_replicas{{{deployment}}}",
+        expr=f"{_DEPLOYMENT} (kube_deployment_status_replicas_available{{{deployment}}}) "
+        f"< {_DEPLOYMENT} (kube_deployment_spec_replicas{{{deployment}}})",
         seconds=max(15 * MINUTE, 2 * model.startup),
         severity="warning",
         summary=f"{model.name} has {{{{ $value }}}} pods that are ready, fewer than it should",
@@ -68,9 +78,10 @@ def _too_few(model: Watched) -> Alert:
 
 def _rollout(model: Watched) -> Alert:
     deployment = f'namespace="{model.namespace}",deployment="{model.name}"'
+    condition = 'condition="Progressing",status="false"'
     return Alert(
         name="DeploykitRolloutStuck",
-        expr=f'kube_deployment_status_condition{{{deployment},condition="Progressing",status="false"}} == 1',
+        expr=f"{_DEPLOYMENT} (kube_deployment_status_condition{{{deployment},{condition}}}) == 1",
         seconds=MINUTE,
         severity="warning",
         summary=f"A rollout of {model.name} doesn't come to its end",
@@ -89,7 +100,7 @@ def _blind(model: Watched, scaler: str) -> Alert:
     condition = 'condition="ScalingActive",status="false"'
     return Alert(
         name="DeploykitScalerBlind",
-        expr=f"kube_horizontalpodautoscaler_status_condition{{{_scaler(model, scaler)},{condition}}} == 1",
+        expr=f"{_SCALER} (kube_horizontalpodautoscaler_status_condition{{{_scaler(model, scaler)},{condition}}}) == 1",
         seconds=5 * MINUTE,
         severity="warning",
         summary=f"What scales {model.name} gets no figure to scale by",
@@ -103,8 +114,8 @@ def _most(model: Watched, scaler: str) -> Alert:
     matchers = _scaler(model, scaler)
     return Alert(
         name="DeploykitScaledToTheMost",
-        expr=f"kube_horizontalpodautoscaler_status_current_replicas{{{matchers}}} >= on (namespace, "
-        f"horizontalpodautoscaler) kube_horizontalpodautoscaler_spec_max_replicas{{{matchers}}}",
+        expr=f"{_SCALER} (kube_horizontalpodautoscaler_status_current_replicas{{{matchers}}}) "
+        f">= {_SCALER} (kube_horizontalpodautoscaler_spec_max_replicas{{{matchers}}})",
         seconds=15 * MINUTE,
         severity="warning",
         summary=f"{model.name} has {{{{ $value }}}} pods, as many as it may",

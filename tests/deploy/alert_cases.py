@@ -80,8 +80,8 @@ def ended(**by_reason: str | Sequence[float]) -> list[Series]:
 def errors() -> Iterator[Case]:
     alert = "DeploykitErrors"
     many = ended(error=f"0+1x{HOUR}", length=f"0+10x{HOUR}", stop=f"0+8x{HOUR}")
-    yield Case(alert=alert, what="1 of 19", series=many, at="10m", fires=[ALL], shown="5.263%")
-    yield Case(alert=alert, what="not yet for long", series=many, at="4m")
+    yield Case(alert=alert, what="1 of 19", series=many, at="5m45s", fires=[ALL], shown="5.263%")
+    yield Case(alert=alert, what="not yet for long", series=many, at="5m30s")
     yield Case(alert=alert, what="1 of 21", series=ended(error=f"0+1x{HOUR}", length=f"0+20x{HOUR}"), at="10m")
     rare = ended(error=growing(*[(1, 1), (10 * MINUTE - 1, 0)] * 6), length=f"0+0x{HOUR}")
     yield Case(alert=alert, what="one error in ten minutes and nothing else", series=rare, at="21m")
@@ -98,8 +98,8 @@ def errors() -> Iterator[Case]:
 def timeouts() -> Iterator[Case]:
     alert = "DeploykitTimeouts"
     many = ended(timeout=f"0+1x{HOUR}", length=f"0+18x{HOUR}")
-    yield Case(alert=alert, what="1 of 19", series=many, at="11m", fires=[ALL], shown="5.263%")
-    yield Case(alert=alert, what="not yet for long", series=many, at="9m")
+    yield Case(alert=alert, what="1 of 19", series=many, at="10m15s", fires=[ALL], shown="5.263%")
+    yield Case(alert=alert, what="not yet for long", series=many, at="10m")
     yield Case(alert=alert, what="1 of 21", series=ended(timeout=f"0+1x{HOUR}", length=f"0+20x{HOUR}"), at="11m")
     yield Case(alert=alert, what="they aren't counted", series=ended(length=f"0+20x{HOUR}"), at="11m")
 
@@ -170,15 +170,15 @@ def uneven() -> Iterator[Case]:
 
 def cache_full() -> Iterator[Case]:
     alert, usage, counter = "DeploykitCacheFull", "kv_cache_usage_perc", "num_preemptions_total"
-    full, twice = told(usage, f"0.91x{HOUR}"), told(counter, [index // 2 for index in range(HOUR)])
-    yield Case(alert=alert, what="full, two a minute", series=[full, twice], at="10m", fires=[A], shown="91%")
-    yield Case(alert=alert, what="not yet for long", series=[full, twice], at="4m45s")
-    yield Case(alert=alert, what="room", series=[told(usage, f"0.89x{HOUR}"), twice], at="10m")
-    few = told(counter, [index // 5 for index in range(HOUR)])
-    yield Case(alert=alert, what="0.8 a minute", series=[full, few], at="20m")
+    full, often = told(usage, f"0.91x{HOUR}"), told(counter, f"0+0.26x{HOUR}")
+    yield Case(alert=alert, what="full, 1.04 a minute", series=[full, often], at="10m", fires=[A], shown="91%")
+    yield Case(alert=alert, what="not yet for long", series=[full, often], at="9m45s")
+    yield Case(alert=alert, what="room", series=[told(usage, f"0.89x{HOUR}"), often], at="10m")
+    few = told(counter, f"0+0.24x{HOUR}")
+    yield Case(alert=alert, what="full, 0.96 a minute", series=[full, few], at="20m")
     yield Case(alert=alert, what="full, and none set aside", series=[full, told(counter, f"500x{HOUR}")], at="20m")
     peak = told(usage, [float(index % 2) for index in range(HOUR)])
-    yield Case(alert=alert, what="full now and then", series=[peak, twice], at="20m")
+    yield Case(alert=alert, what="full now and then", series=[peak, often], at="20m")
     other = [full, told(counter, f"0x{HOUR}"), told(usage, f"0.1x{HOUR}", "b"), told(counter, f"0+1x{HOUR}", "b")]
     yield Case(alert=alert, what="full here, set aside there", series=other, at="20m")
 
@@ -193,8 +193,8 @@ def first_token() -> Iterator[Case]:
 
     # 95 of 100 is one sixth of the way from 5 s, which 94 reach, to 7.5 s.
     slow = buckets(94)
-    yield Case(alert=alert, what="94 of 100 in 5 s", series=slow, at="11m", fires=[ALL], shown="5.417s")
-    yield Case(alert=alert, what="not yet for long", series=slow, at="9m45s")
+    yield Case(alert=alert, what="94 of 100 in 5 s", series=slow, at="10m15s", fires=[ALL], shown="5.417s")
+    yield Case(alert=alert, what="not yet for long", series=slow, at="10m")
     yield Case(alert=alert, what="95 of 100", series=buckets(96), at="30m")
     spread = [*buckets(99, "a"), *buckets(92, "b")]
     yield Case(alert=alert, what="one slow pod of two", series=spread, at="30m")
@@ -215,7 +215,7 @@ def silent() -> Iterator[Case]:
 def memory() -> Iterator[Case]:
     alert, count = "DeploykitOutOfMemory", "kube_pod_container_status_restarts_total"
     reason = "kube_pod_container_status_last_terminated_reason"
-    fires = [{**CONTAINER, **ALL, "job": "kube-state-metrics"}]
+    fires = [{**CONTAINER, **ALL}]
     once = cluster(count, f"0x4 1x{HOUR}", **CONTAINER)
     killed = cluster(reason, f"_x4 1x{HOUR}", reason="OOMKilled", **CONTAINER)
     yield Case(alert=alert, what="killed", series=[once, killed], at="3m", fires=fires)
@@ -229,7 +229,7 @@ def memory() -> Iterator[Case]:
 
 def crashes() -> Iterator[Case]:
     alert, count = "DeploykitContainerCrashes", "kube_pod_container_status_restarts_total"
-    fires = [{**CONTAINER, **ALL, "job": "kube-state-metrics"}]
+    fires = [{**CONTAINER, **ALL}]
     yield Case(alert=alert, what="3", series=[cluster(count, "0x8 1x8 2x8 3x9", **CONTAINER)], at="8m", fires=fires)
     yield Case(alert=alert, what="2", series=[cluster(count, f"0x8 1x8 2x{HOUR}", **CONTAINER)], at="20m")
     named = {"container": "triton", "pod": "tiny-python-two-5f6c7d8e9f-abcde"}
@@ -252,8 +252,9 @@ def pods_missing() -> Iterator[Case]:
 def rollout() -> Iterator[Case]:
     alert, condition = "DeploykitRolloutStuck", "kube_deployment_status_condition"
     stuck = {"deployment": "tiny-python", "condition": "Progressing", "status": "false"}
-    fires = [{**ALL, **stuck, "job": "kube-state-metrics"}]
+    fires = [{**ALL, "deployment": "tiny-python"}]
     yield Case(alert=alert, what="stuck", series=[cluster(condition, "1x40", **stuck)], at="1m", fires=fires)
+    yield Case(alert=alert, what="not yet for long", series=[cluster(condition, "1x40", **stuck)], at="45s")
     yield Case(alert=alert, what="goes on", series=[cluster(condition, "0x40", **stuck)], at="5m")
     yield Case(alert=alert, what="is true", series=[cluster(condition, "1x40", **{**stuck, "status": "true"})], at="5m")
 
@@ -262,7 +263,7 @@ def scaler() -> Iterator[Case]:
     name = {"horizontalpodautoscaler": "tiny-python"}
     blind = {**name, "condition": "ScalingActive", "status": "false"}
     condition = "kube_horizontalpodautoscaler_status_condition"
-    fires = [{**ALL, **blind, "job": "kube-state-metrics"}]
+    fires = [{**ALL, **name}]
     alert = "DeploykitScalerBlind"
     yield Case(alert=alert, what="blind", series=[cluster(condition, "1x40", **blind)], at="5m", fires=fires)
     yield Case(alert=alert, what="not yet for long", series=[cluster(condition, "1x40", **blind)], at="4m45s")

@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +25,8 @@ class Series:
     values: str
     labels: Mapping[str, str]
 
-    def to_dict(self, **replaced: str) -> dict[str, str]:
-        labels = ",".join(f'{key}="{value}"' for key, value in {**self.labels, **replaced}.items())
+    def to_dict(self) -> dict[str, str]:
+        labels = ",".join(f'{key}="{value}"' for key, value in self.labels.items())
         return {"series": f"{self.name}{{{labels}}}", "values": self.values}
 
 
@@ -58,8 +58,6 @@ class Case:
     """The labels of what fires, but for those that all alerts have; nothing where it must be silent."""
     shown: str = ""
     """The figure as the texts show it."""
-    replaced: Mapping[str, str] = field(default_factory=dict)
-    """Labels that every series has instead of its own."""
 
 
 def promtool_file(cases: Sequence[Case], rules: Path, groups: Sequence[Group]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def promtool_file(cases: Sequence[Case], rules: Path, groups: Sequence[Group]) -
             {
                 "name": f"{case.alert}: {case.what}",
                 "interval": f"{INTERVAL}s",
-                "input_series": [series.to_dict(**case.replaced) for series in case.series],
+                "input_series": [series.to_dict() for series in case.series],
                 "alert_rule_test": [
                     {
                         "alertname": case.alert,

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 import yaml
 from deploy.alert_cases import CASES
-from deploy.alerting import Case, promtool, promtool_file, write_rules
+from deploy.alerting import Case, Series, promtool, promtool_file, write_rules
 from deploy.monitored import facts, groups
 
 from deploykit.deploy import alerts
@@ -33,14 +33,35 @@ def rules_of(name: str, folder: Path) -> Path:
 
 
 def with_others(cases: Sequence[Case]) -> list[Case]:
-    """The cases, and for each that fires the same figures of another namespace, which must be silent."""
-    others = [
-        replace(case, what=f"{case.what}, elsewhere", replaced={"namespace": "elsewhere"}, fires=())
-        for case in cases
-        if case.fires and case.alert != ON_NOTHING
-    ]
-    nothing = [Case(alert=name, what="no series", series=[], at="30m") for name in {case.alert for case in cases}]
-    return [*cases, *others, *(case for case in nothing if case.alert != ON_NOTHING)]
+    """The cases, and for each that fires: figures of others in place of ours, which must be silent, and beside ours."""
+    found = list(cases)
+    for case in cases:
+        if case.fires and case.alert != ON_NOTHING:
+            found += (
+                replace(
+                    case, what=f"{case.what}, but of {label} {value}", series=_of(case.series, label, value), fires=()
+                )
+                for label, value in _others(case)
+            )
+            beside = [*case.series, *_of(case.series, "job", "other")]
+            found.append(replace(case, what=f"{case.what}, beside others", series=beside))
+    if cases[0].alert != ON_NOTHING:
+        found.append(Case(alert=cases[0].alert, what="no series", series=[], at="30m"))
+    return found
+
+
+def _others(case: Case) -> Iterator[tuple[str, str]]:
+    """Yield what tells others' series from ours, a label and its value at a time."""
+    yield "namespace", "elsewhere"
+    for each in ("job", "deployment", "horizontalpodautoscaler"):
+        if any(series.labels.get(each) == "tiny-python" for series in case.series):
+            yield each, "other"
+    if any("container" in series.labels for series in case.series):
+        yield "pod", "other-5f6c7d8e9f-abcde"
+
+
+def _of(series: Sequence[Series], label: str, value: str) -> list[Series]:
+    return [replace(each, labels={**each.labels, label: value}) for each in series]
 
 
 @pytest.mark.parametrize("name", ALERTS)
