@@ -110,13 +110,18 @@ def adapter_rules() -> dict[str, Any]:
     }
 
 
+_READ: Final = """\
+Prometheus must read the pods' port `metrics`, and say of each series `namespace`, `pod` and `job`, which is the model's
+name in the cluster: the component `monitoring` has it do so."""
 _HPA: Final = f"""\
 The pods' number follows their requests in flight, which Prometheus reads from the pods and prometheus-adapter hands on
 as the metric {METRIC}. Both must be in the cluster, the adapter with the rule in {ADAPTER_FILE}:
-helm upgrade --install prometheus-adapter prometheus-community/prometheus-adapter --values {ADAPTER_FILE}"""
-_KEDA: Final = """\
+helm upgrade --install prometheus-adapter prometheus-community/prometheus-adapter --values {ADAPTER_FILE}
+{_READ}"""
+_KEDA: Final = f"""\
 The pods' number follows their requests in flight, which Prometheus reads from the pods and KEDA (2.17 or newer) asks it
-for. Both must be in the cluster."""
+for. Both must be in the cluster.
+{_READ}"""
 
 
 def _hpa(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> HorizontalPodAutoscaler:

@@ -41,7 +41,11 @@ def first(facts: ModelFacts, config: DeployConfig, folder: str, artifact: str = 
         folder: where the manifests lie, as a shell finds it.
         artifact: where the packaged artifact lies, likewise.
     """
-    return [*_image(facts, config, artifact), *_objects(facts, config, folder, artifact), *_operators(config, folder)]
+    return [
+        *_image(facts, config, artifact),
+        *_objects(facts, config, folder, artifact),
+        *_operators(facts, config, folder),
+    ]
 
 
 def then(facts: ModelFacts, sizing: Sizing, config: DeployConfig, folder: str) -> list[Step]:
@@ -112,7 +116,7 @@ def _objects(facts: ModelFacts, config: DeployConfig, folder: str, artifact: str
         )
 
 
-def _operators(config: DeployConfig, folder: str) -> Iterator[Step]:
+def _operators(facts: ModelFacts, config: DeployConfig, folder: str) -> Iterator[Step]:
     if config.scaling == "keda":
         yield Step(
             what=f"KEDA 2.17 or newer, and Prometheus at {config.prometheus}",
@@ -124,6 +128,14 @@ def _operators(config: DeployConfig, folder: str) -> Iterator[Step]:
         yield Step(
             what="Prometheus, and prometheus-adapter with our rule",
             commands=(f"helm upgrade --install prometheus-adapter {chart} --values {values}",),
+        )
+    if config.scaling != "none" and not config.monitoring:
+        series = f'namespace, pod and job="{kubernetes_name(facts.name)}"'
+        query = scaling.in_flight_query(facts, config)
+        yield Step(
+            what=f"in that Prometheus the pods' port `metrics`, each series with {series}, as --monitoring has the "
+            "Prometheus operator do it; once the pods run, this has a value",
+            commands=(f"curl -G {config.prometheus}/api/v1/query --data-urlencode 'query={query}'",),
         )
     if config.monitoring:
         yield Step(

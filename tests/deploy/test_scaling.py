@@ -15,6 +15,7 @@ from deployments import EVERYTHING, FACTS, NAME, Object, find
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.scaling import adapter_rules, arithmetic, components, files, in_flight_query, target
 from deploykit.deploy.sizing import size_pod
+from deploykit.deploy.steps import first
 from deploykit.deploy.yaml_text import dump
 
 HPA = DeployConfig(scaling="hpa", replicas=3, max_replicas=9)
@@ -157,6 +158,13 @@ class TestBoth:
     def test_stay_within_what_kubernetes_takes(self, config: DeployConfig) -> None:
         long = replace(config, exit_timeout=3000)
         assert behavior(long)["scaleDown"]["policies"][0]["periodSeconds"] == 1800
+
+
+@pytest.mark.parametrize(("monitoring", "told"), [(True, 0), (False, 1)])
+def test_what_must_be_read_from_the_pods_is_told_where_nothing_here_has_it_read(monitoring: bool, told: int) -> None:
+    steps = first(FACTS, replace(EVERYTHING, monitoring=monitoring), "out")
+    commands = [command for step in steps for command in step.commands]
+    assert sum(in_flight_query(FACTS, EVERYTHING) in command for command in commands) == told
 
 
 def test_without_it_there_is_nothing() -> None:
