@@ -47,8 +47,8 @@ def test_a_pods_processes_stay_within_its_limit() -> None:
     facts = read_facts(REPOSITORY, config)
     sizing = size_pod(facts, config)
     engine = {"max_rows": facts.rows, "max_context": facts.context, "cache_memory": sizing.cache, "threads": 2}
-    ports = {f"{name}_port": 0 for name in ("http", "grpc", "metrics", "health")}
-    with serve([REPOSITORY], ServeConfig(engine={**engine, "max_queue": QUEUE}, **ports)) as server:
+    free = ServeConfig(http_port=0, grpc_port=0, metrics_port=0, health_port=0, engine={**engine, "max_queue": QUEUE})
+    with serve([REPOSITORY], free) as server:
         with ThreadPoolExecutor(QUEUE) as callers:
             # Each row is filled to its end, and the others wait meanwhile.
             list(callers.map(lambda _: ask(server, 480), range(2 * facts.rows)))
