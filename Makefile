@@ -54,6 +54,7 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/quality.py
 	@$(BIN)/python benchmarks/large.py
 	@$(BIN)/python benchmarks/runtimes.py
+	@$(BIN)/python benchmarks/pod_life.py
 	@$(BIN)/python benchmarks/manifests.py
 
 golden: .venv/dev ## write model_repository/ and k8s/ again

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from results import keep
 
@@ -22,14 +22,14 @@ def main() -> int:
         report = Path(folder) / "report.xml"
         # Of that form alone are properties of a single test a part.
         form = ["-o", "junit_family=xunit1", f"--junitxml={report}"]
-        command = [sys.executable, "-m", "pytest", "-q", TESTS, "-m", "slow or not slow", *form]
+        command = [sys.executable, "-m", "pytest", "-q", str(TESTS), "-m", "slow or not slow", *form]
         status = subprocess.run(command, check=False).returncode
         if status == 0:
-            keep("pod_life", figures(ElementTree.parse(report).getroot()))
+            keep("pod_life", figures(ET.parse(report).getroot()))
     return status
 
 
-def figures(report: ElementTree.Element) -> dict[str, object]:
+def figures(report: ET.Element) -> dict[str, object]:
     """Return what the tests have recorded, by name."""
     return {each.attrib["name"]: ast.literal_eval(each.attrib["value"]) for each in report.iter("property")}
 
