@@ -124,3 +124,18 @@ def test_thresholds_follow_the_rows_and_the_queue_of_the_deployment() -> None:
     assert exprs["DeploykitQueueFull"].endswith("> 90")
     assert "> 6 * count" in exprs["DeploykitQueueLong"]
     assert exprs["DeploykitLoadUneven"].endswith("< 3")
+
+
+def test_the_documentation_has_every_alert_with_its_severity_and_time() -> None:
+    page = (Path(__file__).parents[2] / "docs/monitoring.md").read_text()
+    rows = {
+        found["name"]: (found["severity"], found["time"])
+        for found in re.finditer(
+            r"^\| `(?P<name>Deploykit\w+)` \| (?P<severity>\w+) \|.*\| (?P<time>[^|]+) \|$", page, re.MULTILINE
+        )
+    }
+    assert rows.keys() == ALERTS.keys()
+    for alert in ALERTS.values():
+        severity, time = rows[alert.name]
+        assert severity == alert.severity
+        assert time.partition(",")[0] == (f"{alert.seconds // 60} min" if alert.seconds else "at once")
