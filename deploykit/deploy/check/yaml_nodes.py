@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import yaml
 
-_MOST_NODES: Final = 500_000
-"""Nodes of a document once its aliases are written out; the API server refuses far fewer."""
+_FEW_NODES: Final = 10_000
+"""Nodes that a document may have however short it is, once its aliases are written out. Without any it has fewer than
+characters."""
 _DEEPEST: Final = 100
 _NUMBERS: Final = {
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)"),
@@ -66,7 +67,7 @@ def documents(text: str) -> Iterator[Document]:
         while loader.check_node():
             node = loader.get_node()
             assert node is not None
-            reading = _Reading()
+            reading = _Reading(max(_FEW_NODES, len(text)))
             value = reading.plain(node, "", 0)
             if value is not None:
                 line = node.start_mark.line + 1
@@ -89,7 +90,8 @@ def _say(problem: str) -> str:
 class _Reading:
     """Turns nodes into plain values."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.lines: dict[str, int] = {}
         self.doubled: list[tuple[str, int]] = []
         self._open: set[int] = set()
@@ -98,7 +100,7 @@ class _Reading:
     def plain(self, node: yaml.Node, path: str, depth: int) -> Any:
         line = node.start_mark.line + 1
         self._count += 1
-        if self._count > _MOST_NODES or depth > _DEEPEST or id(node) in self._open:
+        if self._count > self.most or depth > _DEEPEST or id(node) in self._open:
             raise YamlError("aliases or nesting without end", line)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
