@@ -31,6 +31,8 @@ FOUND_ERRORS: Final = 12
 """Exit status where the linter found something that breaks, the doctor's for the same."""
 _CHECKING: Final = ("check", "artifact", "strict")
 """Options of `--check`; `--json` and the paths belong to both."""
+_LONGEST_PLACE: Final = 70
+"""Characters of a place that are shown."""
 _COLOURS: Final = {"error": "red", "warning": "yellow"}
 _MARKS: Final = {"error": "✗", "warning": "!"}
 
@@ -287,7 +289,8 @@ def _facts(artifact: Path) -> "ModelFacts":
 def _tell_checked(checked: "Checked") -> None:
     for finding in checked.findings:
         mark = click.style(f"{_MARKS[finding.level]} {finding.level:<8}", fg=_COLOURS[finding.level])
-        click.echo(f"{mark}{console.printable(finding.object)}  {click.style(finding.source, dim=True)}")
+        place = click.style(_place(finding.source, len(checked.sources)), dim=True)
+        click.echo(f"{mark}{console.printable(finding.object)}  {place}")
         value = f" = {finding.value}" if finding.value else ""
         console.print_folded(" " * 10, console.printable(f"{finding.field}{value}"), indent=10)
         console.print_folded(" " * 10, console.printable(finding.why), indent=10)
@@ -296,6 +299,12 @@ def _tell_checked(checked: "Checked") -> None:
         click.echo()
     model = f", of the model {checked.facts.name}" if checked.facts else ", of a model that isn't known (--artifact)"
     click.secho(_count(checked) + model, fg="red" if checked.errors else "yellow" if checked.warnings else "green")
+
+
+def _place(source: str, builds: int) -> str:
+    """Return where a finding is, in a few words where it is in many overlays; --json names them."""
+    places = source.count(", ") + 1
+    return f"in {places} of {builds} builds" if places > 1 and len(source) > _LONGEST_PLACE else source
 
 
 def _count(checked: "Checked") -> str:
