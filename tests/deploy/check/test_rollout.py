@@ -53,7 +53,7 @@ CASES = [
         level="warning",
         good=[{f"{ROLLING}.maxUnavailable": 1}, {"Deployment.spec.replicas": 1}],
     ),
-    Case(rule=rollout.rollout_deadline, bad={"Deployment.spec.progressDeadlineSeconds": 300}, level="warning"),
+    Case(rule=rollout.rollout_deadline, bad={"Deployment.spec.progressDeadlineSeconds": 240}, level="warning"),
     Case(
         rule=rollout.rollout_deadline,
         bad={"triton.startupProbe.failureThreshold": 200},
@@ -64,7 +64,7 @@ CASES = [
         rule=rollout.rollout_deadline,
         bad={"Deployment.spec.minReadySeconds": 900},
         field="progressDeadlineSeconds",
-        good=[{"Deployment.spec.progressDeadlineSeconds": GONE}],
+        good=[{"Deployment.spec.progressDeadlineSeconds": 300}],
     ),
     Case(rule=rollout.deadline_below_load, bad={"Deployment.spec.progressDeadlineSeconds": 10}),
     Case(rule=rollout.no_way_back, bad={"Deployment.spec.revisionHistoryLimit": 0}, level="warning"),

@@ -314,9 +314,12 @@ def _isolating(manifests: Manifests, pods: Pods, direction: str) -> list[Resourc
         for policy in manifests.of_kind(_KIND)
         if policy.namespace == pods.resource.namespace
         and fits(policy.spec.get("podSelector"), pods.labels)
-        and direction
-        in (policy.spec.get("policyTypes") or ["Ingress", *(["Egress"] if policy.spec.get("egress") else [])])
+        and direction in (sequence(policy.spec.get("policyTypes")) or _default_types(policy))
     ]
+
+
+def _default_types(policy: Resource) -> list[str]:
+    return ["Ingress", *(["Egress"] if policy.spec.get("egress") else [])]
 
 
 def _admits(policy: Resource, pods: Pods | None, number: int, direction: str, *, protocol: str = "TCP") -> bool:

@@ -123,11 +123,11 @@ def rollout_deadline(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
         if settle >= deadline:
             why = f"minReadySeconds is {settle}, and must be less; the API server refuses it"
             yield resource.find("rollout-deadline", field, given, why, f"write more than {settle}")
-        elif start and deadline <= start + settle:
+        elif start and deadline < start + settle:
             default = f"{deadline} s, the default, are" if given is None else f"{deadline} s are"
             yield resource.find(
                 "rollout-deadline", field, given,
-                f"{default} not more than the startup probe and minReadySeconds grant ({start} s + {settle} s): the "
+                f"{default} less than the startup probe and minReadySeconds grant ({start} s + {settle} s): the "
                 "rollout "
                 "counts as failed while a pod may still come up",
                 f"write {start + settle + 60} or more", level="warning",

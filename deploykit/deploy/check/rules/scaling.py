@@ -226,7 +226,7 @@ def no_triggers(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fin
 def sleeps_for_ever(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A model server that is scaled to nothing by cpu or memory: no pod is left whose load could wake it."""
     for scaler in manifests.of_kind("ScaledObject"):
-        kinds = {mapping(trigger).get("type") for trigger in sequence(scaler.spec.get("triggers"))}
+        kinds = {str(mapping(trigger).get("type")) for trigger in sequence(scaler.spec.get("triggers"))}
         low = whole(scaler.spec.get("idleReplicaCount", floor(scaler)))
         if low == 0 and kinds and kinds <= {"cpu", "memory"}:
             why = "cpu and memory are those of its pods, and of no pods there are none; KEDA refuses it"
