@@ -18,6 +18,8 @@ REQUIREMENTS = {
     "ctranslate2": ["ctranslate2==4.8.5", "torch==2.13.0", "transformers==4.57.6"],
     "client": [str(HERE.parent)],
     "aiperf": ["aiperf==0.13.0"],
+    # 290 MB: what checks manifests.
+    "checkov": ["checkov==3.3.30"],
     "numpy2": ["numpy>=2", "onnxruntime==1.32.0", "tokenizers==0.23.3", "prometheus-client", "tritonclient[grpc]"],
 }
 
