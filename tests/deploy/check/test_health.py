@@ -14,6 +14,14 @@ TRITON = {
 }
 
 CASES = [
+    Case(
+        rule=health.unready_pods_served,
+        bad={"Service.spec.publishNotReadyAddresses": True},
+        level="warning",
+        good=[
+            {"Service.spec.publishNotReadyAddresses": True, "triton.command": ["db"], "gateway.command": ["exporter"]},
+        ],
+    ),
     Case(rule=health.liveness_on_readiness, bad={"triton.livenessProbe.httpGet.path": "/v2/health/ready"}),
     Case(rule=health.liveness_on_readiness, bad={"gateway.livenessProbe.httpGet.path": "/health"}),
     Case(

@@ -9,6 +9,12 @@ JOB = [
 
 CASES = [
     Case(
+        rule=lifecycle.command_in_one_word,
+        bad={"triton.command": ["deploykit serve /models"]},
+        field="command[0]",
+        good=[{"triton.command": ["sh", "-c", "deploykit serve /models"]}],
+    ),
+    Case(
         rule=lifecycle.grace_too_short,
         bad={"pod.terminationGracePeriodSeconds": 30},
         good=[{"pod.terminationGracePeriodSeconds": 50}, {"triton.args[9]": "--exit-timeout=20"}],

@@ -9,6 +9,7 @@ from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests
 from deploykit.deploy.check.probing import Probe, probes, probes_of
 from deploykit.deploy.check.workloads import (
+    behind,
     called,
     servers,
     services_of,
@@ -166,6 +167,17 @@ def no_readiness_probe(manifests: Manifests, _facts: ModelFacts | None) -> Itera
                 )  # fmt: skip
 
 
+def unready_pods_served(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A Service that sends to model servers before they are ready."""
+    for service in manifests.of_kind("Service"):
+        if service.spec.get("publishNotReadyAddresses") is not True:
+            continue
+        if any(any(servers(pods)) for pods in behind(manifests, service)):
+            why = "pods get requests while they load and while they end: those fail"
+            field = "spec.publishNotReadyAddresses"
+            yield service.find("unready-pods-served", field, True, why, "take it out", level="warning")
+
+
 def _guarding_start(manifests: Manifests) -> Iterator[Probe]:
     """Yield the probes that end a start of what loads the model: the startup probe, else a liveness probe."""
     for pods in manifests.pods():
@@ -185,4 +197,5 @@ def _guarding_start(manifests: Manifests) -> Iterator[Probe]:
 RULES: Final = (
     liveness_on_readiness, readiness_on_liveness, liveness_blind, liveness_hasty, startup_too_short,
     startup_shorter_than_timeout, startup_timeout_too_short, heartbeat_too_long, no_readiness_probe,
+    unready_pods_served,
 )  # fmt: skip

@@ -199,6 +199,17 @@ def deadline_on_server(manifests: Manifests, _facts: ModelFacts | None) -> Itera
             )
 
 
+def command_in_one_word(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A command whose program and arguments are one word: there is no program of that name."""
+    for pods in manifests.pods():
+        for container in pods.containers:
+            program = next(iter(sequence(container.body.get("command"))), None)
+            if isinstance(program, str) and re.fullmatch(r"\S+(\s+\S+)+", program.strip()):
+                why = "no shell splits it, and there is no program of that name: the container doesn't start"
+                field = f"{container.path}.command[0]"
+                yield pods.resource.find("command-in-one-word", field, program, why, "write each word by itself")
+
+
 def server_in_job(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A server in a Job: the Job never ends."""
     for pods in manifests.pods():
@@ -261,6 +272,6 @@ def _asks_own_pod(triton: str | None) -> bool:
 
 RULES: Final = (
     grace_too_short, grace_zero, pause_beyond_grace, no_pause_before_end, triton_ends_before_gateway,
-    lifecycle_handler, lifecycle_port, lifecycle_on_init_container, restart_policy, deadline_on_server, server_in_job,
-    server_as_init_container,
+    lifecycle_handler, lifecycle_port, lifecycle_on_init_container, restart_policy, deadline_on_server,
+    command_in_one_word, server_in_job, server_as_init_container,
 )  # fmt: skip
