@@ -92,7 +92,8 @@ class Probe:
         return Target(
             protocol={"httpGet": "http", "grpc": "grpc"}.get(name, "tcp"),  # type: ignore[arg-type]
             port=port,
-            path=str(body.get("path") or "/"),
+            # The kubelet puts the first slash before a path that has none.
+            path=f"/{str(body.get('path') or '').removeprefix('/')}",
             host=str(body.get("host") or ""),
             scheme=str(body.get("scheme") or "HTTP").upper(),
             port_field=f"{self.path}.{name}.port",

@@ -10,6 +10,13 @@ BEFORE = {"name": "DEPLOYKIT_API_KEYS", "value": "team:sk-abcdefgh"}
 
 CASES = [
     Case(
+        rule=images.gateway_open,
+        bad={"gateway.env": []},
+        field="containers[1].env",
+        level="warning",
+        good=[{"gateway.env": [], "gateway.args[5]": "--api-keys=/keys/keys"}],
+    ),
+    Case(
         rule=images.image_name,
         bad={"triton.image": "Registry.example.com/Writer:1"},
         good=[

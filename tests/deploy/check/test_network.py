@@ -31,6 +31,11 @@ def apart(**triton: object) -> list[dict[str, Any]]:
 FRONT = "StatefulSet.spec.template.spec.containers[0].args[2]"
 
 CASES = [
+    Case(
+        rule=network.dns_without_servers,
+        bad={"pod.dnsPolicy": "None"},
+        good=[{"pod.dnsPolicy": "None", "pod.dnsConfig": {"nameservers": ["10.0.0.10"]}}],
+    ),
     Case(rule=network.gateway_without_triton, bad={"gateway.args[2]": "--triton=localhost:8000"}),
     Case(
         rule=network.gateway_without_triton, bad={"triton.args[10]": "--grpc-port=8101"}, field="containers[1].args[2]"

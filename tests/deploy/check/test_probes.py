@@ -61,7 +61,11 @@ CASES = [
             }
         ],
     ),
-    Case(rule=probes.probe_path, bad={"triton.readinessProbe.httpGet.path": "/health"}),
+    Case(
+        rule=probes.probe_path,
+        bad={"triton.readinessProbe.httpGet.path": "/health"},
+        good=[{"triton.readinessProbe.httpGet.path": "v2/health/ready"}],
+    ),
     Case(rule=probes.probe_path, bad={"triton.readinessProbe.httpGet.path": "/v2/models/writer/ready"}),
     Case(
         rule=probes.probe_path,

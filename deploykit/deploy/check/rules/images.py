@@ -10,6 +10,7 @@ from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Container, Manifests, Pods, mapping, sequence
 from deploykit.deploy.check.workloads import servers
 from deploykit.deploy.facts import ModelFacts
+from deploykit.listening import is_loopback
 
 _REPOSITORY: Final = re.compile(
     r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
@@ -86,6 +87,19 @@ def gateway_keys(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
             yield pods.resource.find("gateway-keys", field, "…", why, "write longer ones")
 
 
+def gateway_open(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A gateway without keys that the pod's network reaches: whoever does may generate text."""
+    for pods in manifests.pods():
+        for container, server in servers(pods, "gateway", "serve"):
+            host = server.hosts.get("openai")
+            if "openai" in server.ports and host is not None and not is_loopback(host) and not server.guarded:
+                yield pods.resource.find(
+                    "gateway-open", f"{container.path}.env", None,
+                    "neither --api-keys nor DEPLOYKIT_API_KEYS is set: the gateway answers everybody who reaches it",
+                    "take DEPLOYKIT_API_KEYS from a Secret", level="warning",
+                )  # fmt: skip
+
+
 def secret_not_base64(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A value under a Secret's `data` that isn't base64: the API server refuses it."""
     for secret in manifests.of_kind("Secret"):
@@ -127,4 +141,4 @@ def _variables(manifests: Manifests) -> Iterator[tuple[Pods, Container, int, Map
                 yield pods, container, index, entry
 
 
-RULES: Final = (image_name, image_moves, secret_in_the_open, gateway_keys, secret_not_base64)
+RULES: Final = (image_name, image_moves, secret_in_the_open, gateway_keys, gateway_open, secret_not_base64)

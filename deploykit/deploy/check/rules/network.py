@@ -279,6 +279,14 @@ def names_on_host_network(manifests: Manifests, _facts: ModelFacts | None) -> It
             )  # fmt: skip
 
 
+def dns_without_servers(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A dnsPolicy of None without a name server: the API server refuses it."""
+    for pods in manifests.pods():
+        if pods.spec.get("dnsPolicy") == "None" and not mapping(pods.spec.get("dnsConfig")).get("nameservers"):
+            why = "dnsConfig.nameservers must name one then; the API server refuses it"
+            yield pods.resource.find("dns-without-servers", f"{pods.path}.dnsPolicy", "None", why, "take it out")
+
+
 def _asked(manifests: Manifests) -> Iterator[Endpoint]:
     """Yield the gRPC endpoints that gateways ask."""
     for endpoint in endpoints(manifests):
@@ -385,5 +393,5 @@ def _lies_in(inner: _Network, outer: _Network) -> bool:
 RULES: Final = (
     gateway_without_triton, gateway_service_port, gateway_unknown_host, policy_ports, policy_port_name, policy_types,
     policy_peer, policy_addresses, policy_namespace_label, policy_shuts_service, policy_shuts_gateway,
-    policy_shuts_names, policy_shuts_endpoint, names_on_host_network,
+    policy_shuts_names, policy_shuts_endpoint, names_on_host_network, dns_without_servers,
 )  # fmt: skip
