@@ -4,7 +4,6 @@ No registry is asked: debootstrap makes what stands in for Debian's and Ubuntu's
 out as in NVIDIA's image, stands in for that one. All else is the Dockerfiles' own: each of their instructions runs.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -24,7 +23,7 @@ from dockerfiles import bases
 
 ROOT: Final = Path(__file__).parents[1]
 CACHE_VARIABLE: Final = "DEPLOYKIT_IMAGE_CACHE"
-"""Folder that keeps Debian's packages, unpacked, from one run to the next."""
+"""Folder that keeps the base and every layer from one run to the next."""
 DEBIAN: Final = "localhost/stand-in/debian"
 TRITON: Final = "localhost/stand-in/tritonserver"
 COMPILER: Final = "usr/bin/clang"
@@ -110,10 +109,26 @@ class Store:
 
     def import_base(self) -> None:
         """Have what stands in for the distributions' images."""
+        if self.run("images", "--quiet", "--filter", f"reference={DEBIAN}").strip():
+            return
         container = self.run("from", "scratch").strip()
         self.run("add", "--quiet", container, str(_base_archive(self.folder)), "/")
         self.run("commit", "--quiet", "--format", "docker", container, DEBIAN)
         self.run("rm", container)
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Store]:
+    """Give a store with the bases in it: the one that is kept, or one in a folder, which is emptied at the end."""
+    kept = os.environ.get(CACHE_VARIABLE)
+    store = Store(folder=Path(kept) if kept else folder)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    store.import_base()
+    try:
+        yield store
+    finally:
+        if not kept:
+            store.run("rmi", "--all", "--force")
 
 
 def build_cpu(store: Store) -> Image:
@@ -148,15 +163,10 @@ def build_model(store: Store, runtime: Image, context: Path) -> Image:
 
 
 def _base_archive(folder: Path) -> Path:
-    cache = Path(os.environ.get(CACHE_VARIABLE) or folder)
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    archive = cache / f"{_SUITE}-{recipe}.tar"
+    root, archive = folder / "debian", folder / "debian.tar"
     if not archive.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        root = folder / "debian"
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", _SUITE, str(root), _MIRROR], check=True, capture_output=True
-        )
+        made = ["debootstrap", "--variant=minbase", _SUITE, str(root), _MIRROR]
+        subprocess.run(made, check=True, capture_output=True)
         _slim(root)
         draft = archive.with_suffix(".part")
         subprocess.run(["tar", "-C", str(root), "-cf", str(draft), "."], check=True)

@@ -19,6 +19,7 @@ from image_building import (
     build_model,
     build_production,
     missing,
+    opened,
 )
 from image_running import Container, running
 
@@ -47,10 +48,8 @@ _LIST = (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store with the bases in it."""
-    store = Store(folder=tmp_path_factory.mktemp("images"))
-    store.import_base()
-    yield store
-    store.run("rmi", "--all", "--force")
+    with opened(tmp_path_factory.mktemp("images")) as store:
+        yield store
 
 
 @pytest.fixture(scope="module", params=["cpu", "production"])
