@@ -201,8 +201,8 @@ def test_its_list_of_packages_is_complete(container: Container, root: Path) -> N
     assert all(each["purl"].startswith("pkg:pypi/") for each in bill["components"])
 
 
-def test_no_place_of_this_machine_is_in_it(root: Path) -> None:
-    places = [str(ROOT).encode(), os.fsencode(Path.home() / ".cache")]
+def test_no_place_of_this_machine_is_in_it(store: Store, root: Path) -> None:
+    places = [os.fsencode(ROOT), os.fsencode(store.folder)]
     for folder in ("opt/deploykit", "usr/share/deploykit", "etc"):
         for path in (root / folder).rglob("*"):
             if path.is_file() and not path.is_symlink() and path.stat().st_size < 10_000_000:
