@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -116,15 +116,19 @@ def running(
         spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
         prepare = ["sh", "-c", _PREPARE, "prepare", str(root), str(models or ""), sys.executable]
         with subprocess.Popen(["unshare", *spaces, *prepare, *inside], text=True, start_new_session=True) as process:
+            pid = _child(process.pid)
             try:
                 yield Container(
                     process=process,
-                    pid=_child(process.pid),
+                    pid=pid,
                     environment=environment,
                     health=tuple(_health(config)),
                     user=user,
                 )
             finally:
+                # Whoever becomes another user is no longer ended with its parent, so --kill-child is not enough.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
                 process.kill()
 
 
