@@ -1,5 +1,7 @@
 """A command that is stopped in the middle leaves nothing behind."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,3 +65,14 @@ except BaseException as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"{heard}\n"
     assert ("shown as ever" in done.stderr) == (number is None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root makes namespaces of processes")
+def test_a_containers_first_process_hears_sigterm_before_its_imports_are_done() -> None:
+    # The signal comes before `main` has run; sent from within it is lost as one from outside would be.
+    program = "import os, signal, deploykit.cli; os.kill(1, signal.SIGTERM); signal.pause()"
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", program]
+    done = subprocess.run(alone, check=False, timeout=20, capture_output=True)
+    if b"unshare failed" in done.stderr:
+        pytest.skip("this kernel makes no namespaces here")
+    assert done.returncode == 128 + signal.SIGTERM
