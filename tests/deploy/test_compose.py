@@ -69,7 +69,7 @@ def test_images_of_others_are_named_by_version_and_digest(name: str) -> None:
 def test_our_image_is_built_from_a_dockerfile_that_is_there(name: str) -> None:
     service = SERVICES[name]
     assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
-    assert re.fullmatch(r"deploykit:\d+\.\d+\.\d+", service["image"])
+    assert re.fullmatch(r"deploykit:\d+\.\d+\.\d+-cpu", service["image"])
     assert service["image"] in (DOCKER / "cpu/Dockerfile").read_text()
 
 

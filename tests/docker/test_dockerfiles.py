@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from dockerfiles import bases, final_stage, instructions, labels
 
 import deploykit
@@ -76,6 +77,19 @@ def test_the_labels_tell_the_version_and_the_base(dockerfile: Path) -> None:
 def test_both_images_are_run_alike() -> None:
     production, cpu = ([each for each in final_stage(file) if each[0] != "LABEL"] for file in (PRODUCTION, CPU))
     assert production == cpu
+
+
+def test_no_two_images_are_built_under_one_tag() -> None:
+    version = deploykit.__version__
+    tags = [re.search(r"(?m)^#     docker build -t (\S+) ", file.read_text())[1] for file in (PRODUCTION, CPU)]  # type: ignore[index]
+    composed = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    assert tags == [f"deploykit:{version}", f"deploykit:{version}-cpu"]
+    assert {composed[name]["image"] for name in ("triton", "gateway")} == {tags[1]}
+    assert f"--build-context {tags[0]}=docker-image://{tags[1]} " in MODEL.read_text()
+    for document in (ROOT / "docs" / "images.md", DOCKER / "README.md"):
+        assert set(re.findall(rf"deploykit:{re.escape(version)}(?:-\w+)?", document.read_text())) == set(tags), document
+    said = re.findall(r"docker build -t (\S+) -f docker/(cpu/)?Dockerfile", (ROOT / "docs" / "images.md").read_text())
+    assert said == [(tags[0], ""), (tags[1], "cpu/")]
 
 
 def test_the_model_is_put_onto_this_version_and_runs_as_it_does() -> None:
