@@ -160,13 +160,29 @@ AT_MOST_ONE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
 }
 """Of these fields of a type one may be there."""
 
+OTHER_KINDS: Final[Mapping[str, frozenset[str]]] = {
+    "monitoring.coreos.com": frozenset(
+        {"Alertmanager", "AlertmanagerConfig", "Probe", "Prometheus", "PrometheusAgent", "ScrapeConfig", "ThanosRuler"}
+    ),
+    "keda.sh": frozenset({"ScaledJob"}),
+    "gateway.networking.k8s.io": frozenset(
+        {"GatewayClass", "ReferenceGrant", "TCPRoute", "TLSRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"}
+    ),
+    "serving.kserve.io": frozenset(
+        {"ServingRuntime", "ClusterServingRuntime", "InferenceGraph", "TrainedModel", "LLMInferenceService"}
+    ),
+}
+"""Kinds of custom groups that are real, and whose fields the linter doesn't know."""
+
+DEFAULTED: Final = frozenset({("RoleRef", "apiGroup")})
+"""Fields that the schema calls required, and that the API server fills in where they are missing."""
+
 KEYS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("PodSpec", "volumes"): ("name",),
     ("PodSpec", "hostAliases"): ("ip",),
     ("PodSpec", "topologySpreadConstraints"): ("topologyKey", "whenUnsatisfiable"),
     ("Container", "volumeMounts"): ("mountPath",),
     ("Container", "volumeDevices"): ("devicePath",),
-    ("Container", "ports"): ("containerPort", "protocol", "hostIP", "hostPort"),
     ("ServiceSpec", "ports"): ("port", "protocol"),
     ("NetworkPolicySpec", "policyTypes"): (),
     ("PersistentVolumeClaimSpec", "accessModes"): (),

@@ -11,6 +11,7 @@ from deploykit.deploy.check.typed import Node, nodes, struct_of
 TEMPLATES: Final[Mapping[str, str]] = {
     "Pod": "", "Deployment": "spec.template", "StatefulSet": "spec.template", "DaemonSet": "spec.template",
     "ReplicaSet": "spec.template", "Job": "spec.template", "CronJob": "spec.jobTemplate.spec.template",
+    "ReplicationController": "spec.template",
 }  # fmt: skip
 """Kinds that make pods, and where their pod template stands."""
 

@@ -70,9 +70,17 @@ def read_file(path: Path, source: str, *, strict: bool = True) -> Read:
 
 def read_folder(folder: Path, source: str) -> Read:
     """Return the objects in all files of a folder and those below it."""
-    read = Read()
+    read, charts = Read(), dict[Path, int]()
     for path in manifest_files(folder):
+        if (chart := _chart(path, folder)) is not None:
+            charts[chart] = charts.get(chart, 0) + 1
+            continue
         read += read_file(path, f"{source}/{path.relative_to(folder)}", strict=False)
+    for chart, count in charts.items():
+        name = chart.name or source
+        why = f"{count} of its files belong to the Helm chart {name}: templates, which nobody applies as they are"
+        remedy = f"check what it renders: helm template {name} | deploykit deploy --check -"
+        read += Read(findings=(told(source, "", "unreadable", why, remedy),))
     if not read.resources and not read.findings:
         why = f"no object in any {', '.join(f'*{suffix}' for suffix in SUFFIXES)} of it"
         return Read(findings=(told(source, "", "no-objects", why, "name the folder that the manifests lie in"),))
@@ -100,6 +108,14 @@ def manifest_files(folder: Path) -> Sequence[Path]:
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def _chart(path: Path, folder: Path) -> Path | None:
+    """Return the folder of the Helm chart that a file belongs to, the outermost one; None where it is in none."""
+    whole = folder.resolve()
+    inside = [whole / parent for parent in path.relative_to(folder).parents]
+    above = [whole.parent] if whole.name == "templates" else []
+    return next((each for each in (*above, *reversed(inside)) if (each / "Chart.yaml").is_file()), None)
 
 
 def told(source: str, field: str, rule: str, why: str, remedy: str, *, line: int | None = None) -> Finding:

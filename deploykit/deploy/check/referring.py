@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from deploykit.deploy.check.manifests import Manifests, Resource, mapping, sequence
@@ -112,7 +113,10 @@ REFERENCES: Final[Mapping[str, tuple[Reference, ...]]] = {
 
 _BUILT_IN: Final[Mapping[str, frozenset[str]]] = {
     "ServiceAccount": frozenset({"default"}),
-    "ConfigMap": frozenset({"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}),
+    "Role": frozenset({"extension-apiserver-authentication-reader"}),
+    "ConfigMap": frozenset(
+        {"kube-root-ca.crt", "extension-apiserver-authentication", "openshift-service-ca.crt", "istio-ca-root-cert"}
+    ),
     "ClusterRole": frozenset({"admin", "edit", "view", "cluster-admin"}),
     "PriorityClass": frozenset({"system-cluster-critical", "system-node-critical"}),
     "Service": frozenset({"kubernetes"}),
@@ -194,7 +198,7 @@ def _use(resource: Resource, node: Node, reference: Reference, name: str) -> Use
 
 def is_built_in(kind: str, name: str) -> bool:
     """Return whether every cluster has an object, or Kubernetes itself names it."""
-    return name in _BUILT_IN.get(kind, ()) or (kind == "ClusterRole" and name.startswith("system:"))
+    return name in _BUILT_IN.get(kind, ()) or (kind in ("ClusterRole", "Role") and name.startswith("system:"))
 
 
 def is_cluster_wide(kind: str) -> bool:
@@ -227,6 +231,8 @@ def made_by_others(manifests: Manifests, kind: str, name: str) -> bool:
         annotations = mapping(mapping(resource.body.get("metadata")).get("annotations"))
         if kind == "Secret" and any("cert-manager.io/" in key for key in annotations) and _ends_tls(resource, name):
             return True
+        if kind in ("Secret", "ConfigMap") and _is_told(resource, kind, name):
+            return True
         if not resource.nodes and "." in resource.api_version.partition("/")[0] and _may_make(resource, name):
             return True
     return False
@@ -235,6 +241,20 @@ def made_by_others(manifests: Manifests, kind: str, name: str) -> bool:
 def _may_make(resource: Resource, name: str) -> bool:
     target = mapping(resource.spec.get("target")).get("name")
     return name in (target, resource.spec.get("secretName")) or (bool(resource.name) and name.startswith(resource.name))
+
+
+def _is_told(resource: Resource, kind: str, name: str) -> bool:
+    """Return whether a program is told the name of a Secret or ConfigMap, as one that makes it itself is."""
+    wanted = kind.lower().removesuffix("map")
+    for node in resource.nodes:
+        if node.struct == "Container":
+            words = [str(word) for key in ("command", "args") for word in sequence(node.body.get(key))]
+            options = [word.rpartition("=") for word in words] + [(a, "", b) for a, b in pairwise(words)]
+            if any(
+                option.startswith("-") and wanted in option.lower() and name == value for option, _, value in options
+            ):
+                return True
+    return False
 
 
 def _ends_tls(resource: Resource, name: str) -> bool:

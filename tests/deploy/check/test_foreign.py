@@ -229,3 +229,100 @@ def test_knows_the_model_only_of_the_commands_that_serve_it() -> None:
     found = findings(yaml.safe_load_all(WEB), facts=FACTS)
 
     assert found == []
+
+
+def pod_of(kind: str = "Deployment", **container: Any) -> dict[str, Any]:
+    labels = {"app": "shop"}
+    body = {"name": "shop", "image": "registry.example.com/shop:3", **container}
+    selector = labels if kind == "ReplicationController" else {"matchLabels": labels}
+    spec = {"selector": selector, "template": {"metadata": {"labels": labels}, "spec": {"containers": [body]}}}
+    version = "v1" if kind == "ReplicationController" else "apps/v1"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "shop"}, "spec": spec}
+
+
+def one(version: str, kind: str, **rest: Any) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "shop"}, **rest}
+
+
+BINDING = one(
+    "rbac.authorization.k8s.io/v1",
+    "RoleBinding",
+    roleRef={"kind": "Role", "name": "extension-apiserver-authentication-reader"},
+    subjects=[{"kind": "ServiceAccount", "name": "prometheus", "namespace": "monitoring"}],
+)
+SERVICE = one("v1", "Service", spec={"selector": {"app": "shop"}, "ports": [{"port": 80}]})
+MONITOR = one(
+    "monitoring.coreos.com/v1",
+    "ServiceMonitor",
+    spec={
+        "namespaceSelector": {"matchNames": ["kube-system"]},
+        "selector": {"matchLabels": {"k8s-app": "kube-dns"}},
+        "endpoints": [{"port": "metrics"}],
+    },
+)
+TOLD = pod_of(args=["--tls-secret=shop-made"], volumeMounts=[{"name": "tls", "mountPath": "/tls"}])
+TOLD["spec"]["template"]["spec"]["volumes"] = [{"name": "tls", "secret": {"secretName": "shop-made"}}]
+FETCHED = one(
+    "networking.k8s.io/v1",
+    "Ingress",
+    spec={"tls": [{"secretName": "issued"}], "defaultBackend": {"service": {"name": "shop", "port": {"number": 80}}}},
+)
+QUEUE = one(
+    "keda.sh/v1alpha1",
+    "ScaledObject",
+    spec={
+        "scaleTargetRef": {"name": "shop"},
+        "minReplicaCount": 1,
+        "triggers": [
+            {
+                "type": "prometheus",
+                "metadata": {
+                    "serverAddress": "http://prometheus.example.com",
+                    "query": "sum(vllm:num_requests_waiting)",
+                    "threshold": "5",
+                },
+            }
+        ],
+    },
+)
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        pytest.param([one("networking.istio.io/v1", "Gateway", spec={})], id="kind-of-another-group"),
+        pytest.param([one("monitoring.coreos.com/v1", "Prometheus", spec={})], id="kind-of-a-known-operator"),
+        pytest.param([one("keda.sh/v1alpha1", "ScaledJob", spec={})], id="other-kind-of-the-scaler"),
+        pytest.param([{"apiVersion": "tool/v2beta1", "kind": "Config", "build": {}}], id="settings-of-a-tool"),
+        pytest.param([pod_of(), SERVICE, BINDING], id="role-and-account-of-the-cluster"),
+        pytest.param([pod_of("ReplicationController"), SERVICE], id="pods-of-a-replication-controller"),
+        pytest.param([pod_of(), SERVICE, MONITOR], id="monitor-of-another-namespace"),
+        pytest.param([TOLD, one("v1", "Secret")], id="secret-that-the-program-makes"),
+        pytest.param([pod_of(image="ko://example.com/cmd/shop")], id="image-that-a-tool-builds"),
+        pytest.param([pod_of(), SERVICE, QUEUE], id="series-of-another-server"),
+    ],
+)
+def test_finds_nothing_in_what_works(objects: list[dict[str, Any]]) -> None:
+    assert [finding.line() for finding in findings(objects, facts=None)] == []
+
+
+@pytest.mark.parametrize(
+    ("objects", "rule"),
+    [
+        pytest.param([pod_of(), SERVICE, FETCHED, one("v1", "Secret")], "missing-object", id="certificate"),
+        pytest.param(
+            [pod_of(ports=[{"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 80}])],
+            "port-declared-twice",
+            id="two-names-for-a-port",
+        ),
+    ],
+)
+def test_only_warns_of_what_may_work(objects: list[dict[str, Any]], rule: str) -> None:
+    assert {(finding.rule, finding.level) for finding in findings(objects, facts=None)} == {(rule, "warning")}
+
+
+def test_finds_a_monitor_of_a_namespace_that_its_service_is_not_in() -> None:
+    service = {**SERVICE, "metadata": {"name": "shop", "namespace": "shop", "labels": {"k8s-app": "kube-dns"}}}
+    errors = [each.rule for each in findings([MONITOR, service], facts=None) if each.level == "error"]
+
+    assert "monitor-selects-nothing" in errors

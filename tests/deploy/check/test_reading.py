@@ -157,3 +157,17 @@ def test_an_object_is_named_with_its_namespace_where_two_have_its_name(tmp_path:
     text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: %s}\nspec: {port: 1}\n"
     path = write(tmp_path / "a.yaml", text % "one" + "---\n" + text % "two")
     assert {each.object for each in check([path]).findings} == {"one/Service/a", "two/Service/a"}
+
+
+def test_tells_of_a_helm_chart_once(tmp_path: Path) -> None:
+    write(tmp_path / "shop" / "Chart.yaml", "apiVersion: v2\nname: shop\nversion: 1.0.0\n")
+    for name in "abc":
+        write(
+            tmp_path / "shop" / "templates" / f"{name}.yaml",
+            "{{- if .Values.x }}\nkind: {{ .Values.kind }}\n{{ end }}\n",
+        )
+    write(tmp_path / "beside.yaml", CONFIG)
+    for folder, objects in ((tmp_path, 1), (tmp_path / "shop", 0), (tmp_path / "shop" / "templates", 0)):
+        checked = check([folder])
+        assert ([each.rule for each in checked.findings], checked.objects) == (["unreadable"], objects)
+        assert "helm template shop |" in checked.findings[0].remedy

@@ -19,6 +19,8 @@ _REPOSITORY: Final = re.compile(
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _PLACEHOLDER: Final = re.compile(r"[${}<>]")
+_BUILT_LATER: Final = "ko://"
+"""What stands before a program's path where ko builds the image and writes its name."""
 _SECRET: Final = re.compile(r"(^|_)(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEYS?|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS)$")
 _KEYS: Final = "DEPLOYKIT_API_KEYS"
 _SHORTEST_KEY: Final = 8
@@ -29,6 +31,8 @@ def image_name(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
     """An image whose name, tag or digest can't be one: the kubelet says InvalidImageName."""
     for pods, container, image in _images(manifests):
         repository, tag, digest = _parts(image)
+        if image.startswith(_BUILT_LATER):
+            continue
         if not image or _PLACEHOLDER.search(image):
             why = "nothing stands for it in the manifest" if image else "a container needs an image"
             remedy = "write the image's name"
@@ -48,7 +52,7 @@ def image_moves(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fin
     """An image without tag or digest, or `latest`: what runs depends on when a node has pulled it."""
     for pods, container, image in _images(manifests):
         _, tag, digest = _parts(image)
-        if digest is None and tag in (None, "latest") and image:
+        if digest is None and tag in (None, "latest") and image and not image.startswith(_BUILT_LATER):
             kept = container.body.get("imagePullPolicy") in ("IfNotPresent", "Never")
             beside = ", and with this imagePullPolicy nodes keep different ones" if kept else ""
             why = (

@@ -62,6 +62,9 @@ def grace_zero(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
         given = whole(pods.spec.get("terminationGracePeriodSeconds"))
         if given is None or given > 0:
             continue
+        if given == 0 and not any(servers(pods)) and not services_of(manifests, pods):
+            # What nobody sends requests to may well be killed at once.
+            continue
         why = "the containers are killed at once, with their open requests" if given == 0 else "it can't be negative"
         yield pods.resource.find(
             "grace-zero", f"{pods.path}.terminationGracePeriodSeconds", given, why,

@@ -174,7 +174,7 @@ def _named_containers(manifests: Manifests, pods: Pods) -> Iterator[tuple[tuple[
     annotation = pods.annotations.get(_DEFAULT_CONTAINER)
     if isinstance(annotation, str):
         path = f"{pods.path.removesuffix('spec')}metadata.annotations.{_DEFAULT_CONTAINER}"
-        yield (resource, path), annotation, "kubectl logs and exec fail", "error"
+        yield (resource, path), annotation, "kubectl logs and exec take the first container", "warning"
     for node in resource.nodes:
         for struct, name, what in (
             ("ResourceFieldSelector", "containerName", "the API refuses it"),

@@ -49,7 +49,7 @@ def metric_misspelled(manifests: Manifests, _facts: ModelFacts | None) -> Iterat
             continue
         if name in FAMILIES:
             why, remedy = "no series is called so", f"write {FAMILIES[name]}"
-        elif name.startswith("vllm:") and name.removeprefix("vllm:") in SERIES:
+        elif serving and name.startswith("vllm:") and name.removeprefix("vllm:") in SERIES:
             why, remedy = "deploykit names its series without that prefix", f"write {name.removeprefix('vllm:')}"
         elif near := difflib.get_close_matches(name, sorted(SERIES | TRITON), n=1, cutoff=0.9):
             why, remedy = "neither deploykit nor Triton has a series of that name", f"write {near[0]}"

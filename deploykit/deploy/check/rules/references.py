@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from deploykit.deploy.check.finding import Finding, Level
-from deploykit.deploy.check.manifests import Manifests, Resource, mapping, sequence
+from deploykit.deploy.check.manifests import TEMPLATES, Manifests, Resource, mapping, sequence
 from deploykit.deploy.check.nearest import nearest
 from deploykit.deploy.check.referring import Use, is_built_in, is_cluster_wide, made_by_others, needed, uses
 from deploykit.deploy.check.typed import kinds
@@ -31,7 +31,7 @@ def missing_object(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[
         if is_built_in(use.kind, use.name) or (use.kind.lower(), use.name) in there or _is_elsewhere(manifests, use):
             continue
         if not made_by_others(manifests, use.kind, use.name):
-            names = {each.name for each in manifests.of_kind(use.kind)}
+            names = {each.name for each in manifests.of_kind(use.kind) if each is not use.resource}
             said = {name for kind, name in there if kind == use.kind.lower()}
             near = nearest(use.name, names | said)
             level = _level(manifests, use, known=bool(names), near=bool(near))
@@ -178,12 +178,26 @@ def _level(manifests: Manifests, use: Use, *, known: bool, near: bool) -> Level 
     ):
         # `target_kind` tells of it.
         return None
+    if not near and _is_foreign(manifests, use):
+        return None
+    if use.kind == "Secret" and use.node.struct in ("IngressTLS", "Certificate") and not near:
+        # Certificates come from whoever issues them, other Secrets among the manifests or not.
+        return "warning"
     alone = len(manifests.resources) == 1
     return "error" if known or near or (use.home == "set" and not alone) else "warning"
 
 
+def _is_foreign(manifests: Manifests, use: Use) -> bool:
+    """Return whether an object is looked for in another namespace, which somebody else fills."""
+    if use.namespace == use.resource.namespace or is_cluster_wide(use.kind):
+        return False
+    return not any(each.namespace == use.namespace for each in manifests.of_kind(use.kind, *TEMPLATES))
+
+
 def _missing(use: Use, names: set[str], near: str | None, level: Level) -> Finding:
     breaks = _BREAKS.get(use.kind, "what names it doesn't work")
+    if use.node.struct == "Subject":
+        breaks = "nobody has what is granted"
     has = f"those of its kind are {', '.join(sorted(names))}" if names else "there is none of its kind"
     why = f"no {use.kind} of that name is among the manifests ({has}); {breaks}"
     remedy = (

@@ -46,10 +46,11 @@ def unknown_kind(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
             )
         elif group in groups:
             yield from _not_in_group(resource, right)
-        elif right and (near := nearest(group, groups - {""}, cutoff=0.8)):
+        elif right and (near := nearest(group, _groups_of(resource.kind), cutoff=0.8)):
             why = f"Kubernetes has no group {group!r}, but {near!r}"
             yield resource.find("unknown-kind", "apiVersion", resource.api_version, why, f"write {right}")
-        elif "." not in group:
+        elif "." not in group and (right or nearest(group, groups)):
+            # Others are a tool's own settings, which lie beside the manifests and are never applied.
             why = "Kubernetes has no such group, and those of custom resources have a dot in their names"
             remedy = f"write {right}" if right else "look it up: kubectl api-resources"
             yield resource.find("unknown-kind", "apiVersion", resource.api_version, why, remedy)
@@ -60,7 +61,8 @@ def _not_in_group(resource: Resource, right: str) -> Iterator[Finding]:
     there = {kind for version, kind in (*kinds(), *CUSTOM) if version == resource.api_version}
     near = nearest(resource.kind, there)
     custom = any(_group(version) == _group(resource.api_version) for version, _ in CUSTOM)
-    if custom and not right and not near:
+    also = resource.kind in api.OTHER_KINDS.get(_group(resource.api_version), ())
+    if custom and not right and (also or not near):
         # The linter doesn't know all kinds of groups that aren't Kubernetes' own.
         return
     field, value = ("apiVersion", resource.api_version) if right else ("kind", resource.kind)
@@ -108,6 +110,9 @@ def missing_field(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[F
                 yield resource.find("missing-field", node.below(name), None, why, "add it")
     for resource in manifests.resources:
         metadata = resource.body.get("metadata")
+        if metadata is None and not resource.nodes and resource.api_version and resource.kind:
+            # A kind that isn't known and an object without metadata: a program's settings, which nobody applies.
+            continue
         if not resource.name and not (isinstance(metadata, dict) and metadata.get("generateName")):
             yield resource.find(
                 "missing-field", "metadata.name", None, "the API refuses an object without a name", "add it"
@@ -210,6 +215,11 @@ def _group(api_version: str) -> str:
     return api_version.rpartition("/")[0]
 
 
+def _groups_of(kind: str) -> set[str]:
+    """Return the groups that have a kind, Kubernetes' first one, which has no name, left out."""
+    return {_group(version) for version, each in (*kinds(), *CUSTOM) if each == kind} - {""}
+
+
 def _any(versions: set[str]) -> str:
     """Return the version that is most likely meant: a final one."""
     return next(
@@ -228,7 +238,6 @@ _ALSO_WANTED: Final[Mapping[str, tuple[str, ...]]] = {
     "NetworkPolicy": ("spec",), "PodDisruptionBudget": ("spec",), "PodTemplateSpec": ("spec",),
     "PersistentVolumeClaimSpec": ("accessModes", "resources"), "NetworkPolicySpec": ("podSelector",),
     "PodDisruptionBudgetSpec": ("selector",), "IngressServiceBackend": ("port",), "Container": ("image",),
-    "RoleRef": ("apiGroup",),
 }  # fmt: skip
 """What the API wants although its types don't say so."""
 
@@ -238,7 +247,7 @@ def _wanted(node: Node) -> list[str]:
     return [
         name
         for name in dict.fromkeys((*(n for n, f in node.fields.items() if f.required), *also))
-        if name in node.fields
+        if name in node.fields and (node.struct, name) not in api.DEFAULTED
     ]
 
 

@@ -72,21 +72,23 @@ def selects_nothing(manifests: Manifests, _facts: ModelFacts | None) -> Iterator
 
 def monitor_selects_nothing(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A ServiceMonitor that fits no Service."""
-    services = list(manifests.of_kind("Service"))
     for monitor in manifests.of_kind("ServiceMonitor"):
         selector = mapping(monitor.spec.get("selector"))
         namespaces = _monitored(monitor)
-        found = [
-            each
-            for each in services
-            if (namespaces is None or each.namespace in namespaces) and fits(selector, _own_labels(each))
-        ]
-        if services and not found:
+        named = bool(mapping(monitor.spec.get("namespaceSelector")).get("matchNames"))
+        services = list(manifests.of_kind("Service"))
+        seen = [each for each in services if namespaces is None or each.namespace in namespaces]
+        if named and not seen and not any(fits(selector, _own_labels(each)) for each in services):
+            # The Services of that namespace aren't among the manifests: nothing can be said of them.
+            continue
+        if services and not any(fits(selector, _own_labels(each)) for each in seen):
+            alike = any(_likeness(selector, _own_labels(each)) for each in services)
             has = "; ".join(f"{each.title} has {_spelled(_own_labels(each)) or 'none'}" for each in services[:3])
             yield monitor.find(
                 "monitor-selects-nothing", "spec.selector", _spelled(mapping(selector.get("matchLabels"))),
                 f"it fits the labels of no Service it looks at ({has}), so nothing is scraped",
                 "write the Service's own labels (metadata.labels, not its selector)",
+                level="error" if alike or not named else "warning",
             )  # fmt: skip
 
 
