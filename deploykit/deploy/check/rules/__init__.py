@@ -20,6 +20,7 @@ from deploykit.deploy.check.rules import (
     monitoring,
     names,
     network,
+    places,
     pods,
     ports,
     probes,
@@ -29,10 +30,12 @@ from deploykit.deploy.check.rules import (
     rollout,
     scaling,
     schema,
+    scraping,
     security,
     selectors,
     serving,
     storage,
+    values,
 )
 from deploykit.deploy.facts import ModelFacts
 
@@ -63,4 +66,7 @@ RULES: Final[Sequence[Rule]] = (
     *gpu.RULES,
     *queries.RULES,
     *monitoring.RULES,
+    *places.RULES,
+    *scraping.RULES,
+    *values.RULES,
 )

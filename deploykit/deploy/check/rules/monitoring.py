@@ -20,7 +20,7 @@ _SECRETS: Final = ("authorization", "bearerTokenSecret", "bearerTokenFile", "bas
 
 def monitor_port(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A monitor of a port by a name that its pods or Services don't have: nothing is scraped."""
-    for monitor, path, endpoint in _endpoints(manifests):
+    for monitor, path, endpoint in endpoints(manifests):
         name = endpoint.get("port")
         if not isinstance(name, str):
             continue
@@ -29,9 +29,9 @@ def monitor_port(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
             names = {str(port.get("name")) for pods in found for each in pods.containers for port in declared(each)}
             whose = ", ".join(pods.resource.title for pods in found)
         else:
-            services = _services(manifests, monitor)
-            names = {str(mapping(p).get("name")) for each in services for p in sequence(each.spec.get("ports"))}
-            whose = ", ".join(service.title for service in services)
+            sending = services(manifests, monitor)
+            names = {str(mapping(p).get("name")) for each in sending for p in sequence(each.spec.get("ports"))}
+            whose = ", ".join(service.title for service in sending)
         if whose and name not in names:
             there = ", ".join(sorted(names - {"None"})) or "none"
             why = f"{whose} has no port of that name (there are: {there}): nothing is scraped"
@@ -40,7 +40,7 @@ def monitor_port(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
 
 def monitor_path(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A monitor of a path that the port doesn't answer, or not without a key."""
-    for monitor, path, endpoint in _endpoints(manifests):
+    for monitor, path, endpoint in endpoints(manifests):
         where = str(endpoint.get("path") or "/metrics")
         for pods in _pods(manifests, monitor) if monitor.kind == "PodMonitor" else _behind(manifests, monitor):
             number = _number(manifests, monitor, pods, endpoint)
@@ -63,11 +63,11 @@ def monitor_path(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
 
 def monitor_times(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A monitor whose times can't be read, or that waits for an answer longer than its interval: refused."""
-    for monitor, path, endpoint in _endpoints(manifests):
+    for monitor, path, endpoint in endpoints(manifests):
         seconds: dict[str, float] = {}
         for field in ("interval", "scrapeTimeout"):
             value = endpoint.get(field)
-            if isinstance(value, str) and (read := _seconds(value)) is not None:
+            if isinstance(value, str) and (read := seconds_of(value)) is not None:
                 seconds[field] = read
             elif value is not None:
                 why = "Prometheus writes times as 30s, 1m or 1m30s; the monitor is refused"
@@ -82,7 +82,7 @@ def alert_times(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fin
     for resource, path, body in (*_groups(manifests), *_rules(manifests)):
         for field in ("for", "keep_firing_for", "interval"):
             value = body.get(field)
-            if value is not None and (not isinstance(value, str) or _seconds(value) is None):
+            if value is not None and (not isinstance(value, str) or seconds_of(value) is None):
                 why = "times are written as 30s, 5m or 1h30m; the group is refused"
                 yield resource.find("alert-times", f"{path}.{field}", value, why, "write 5m")
 
@@ -111,13 +111,15 @@ def no_rules(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Findin
             yield resource.find("no-rules", "spec.groups", None, why, "add rules, or take it out", level="warning")
 
 
-def _seconds(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of a time as Prometheus writes it, None where it can't be read."""
     if not text or not _DURATION.fullmatch(text):
         return 0.0 if text == "0" else None
     return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", text))
 
 
-def _endpoints(manifests: Manifests) -> Iterator[tuple[Resource, str, Mapping[str, Any]]]:
+def endpoints(manifests: Manifests) -> Iterator[tuple[Resource, str, Mapping[str, Any]]]:
+    """Yield the endpoints of all monitors, and where they stand."""
     for monitor in manifests.of_kind(*_LISTS):
         for index, endpoint in enumerate(map(mapping, sequence(monitor.spec.get(_LISTS[monitor.kind])))):
             yield monitor, f"spec.{_LISTS[monitor.kind]}[{index}]", endpoint
@@ -134,7 +136,8 @@ def _pods(manifests: Manifests, monitor: Resource) -> list[Pods]:
     return [p for p in manifests.pods() if _sees(monitor, p.resource) and fits(selector, p.labels)]
 
 
-def _services(manifests: Manifests, monitor: Resource) -> list[Resource]:
+def services(manifests: Manifests, monitor: Resource) -> list[Resource]:
+    """Return the Services that a ServiceMonitor selects."""
     selector = monitor.spec.get("selector")
     return [
         service
@@ -144,7 +147,14 @@ def _services(manifests: Manifests, monitor: Resource) -> list[Resource]:
 
 
 def _behind(manifests: Manifests, monitor: Resource) -> list[Pods]:
-    return [pods for service in _services(manifests, monitor) for pods in behind(manifests, service)]
+    return [pods for service in services(manifests, monitor) for pods in behind(manifests, service)]
+
+
+def scraped(manifests: Manifests, monitor: Resource, endpoint: Mapping[str, Any]) -> Iterator[tuple[Pods, int]]:
+    """Yield the pods that an endpoint of a monitor reads, and the port there."""
+    for pods in _pods(manifests, monitor) if monitor.kind == "PodMonitor" else _behind(manifests, monitor):
+        if number := _number(manifests, monitor, pods, endpoint):
+            yield pods, number
 
 
 def _number(manifests: Manifests, monitor: Resource, pods: Pods, endpoint: Mapping[str, Any]) -> int | None:
@@ -153,7 +163,7 @@ def _number(manifests: Manifests, monitor: Resource, pods: Pods, endpoint: Mappi
         return port_number(pods, endpoint.get("port", endpoint.get("portNumber", endpoint.get("targetPort"))))
     if endpoint.get("port") is None:
         return port_number(pods, endpoint.get("targetPort"))
-    for service in _services(manifests, monitor):
+    for service in services(manifests, monitor):
         for port in map(mapping, sequence(service.spec.get("ports"))):
             if port.get("name") == endpoint["port"]:
                 return port_number(pods, port.get("targetPort", port.get("port")))

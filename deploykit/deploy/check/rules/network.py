@@ -190,10 +190,10 @@ def policy_shuts_service(manifests: Manifests, _facts: ModelFacts | None) -> Ite
         for index, port in enumerate(map(mapping, sequence(service.spec.get("ports")))):
             for pods in behind(manifests, service):
                 number = port_number(pods, port.get("targetPort", port.get("port")))
-                policies = _isolating(manifests, pods, "Ingress")
+                policies = isolating(manifests, pods, "Ingress")
                 if number is None or not policies or pods.spec.get("hostNetwork") is True:
                     continue
-                if not any(_admits(policy, pods, number, "ingress") for policy in policies):
+                if not any(admits(policy, pods, number, "ingress") for policy in policies):
                     yield policies[0].find(
                         "policy-shuts-service", "spec.ingress", "",
                         f"{service.title} sends its port {port.get('port')} to {number} of {pods.resource.title}, and "
@@ -215,7 +215,7 @@ def policy_shuts_gateway(manifests: Manifests, _facts: ModelFacts | None) -> Ite
         )
         for pods in behind(manifests, service):
             number = port_number(pods, port.get("targetPort", endpoint.port))
-            policies = _isolating(manifests, pods, "Ingress")
+            policies = isolating(manifests, pods, "Ingress")
             if number is None or not policies or any(_lets_in(policy, pods, number, mine) for policy in policies):
                 continue
             yield policies[0].find(
@@ -230,10 +230,10 @@ def policy_shuts_gateway(manifests: Manifests, _facts: ModelFacts | None) -> Ite
 def policy_shuts_names(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """Egress without DNS for a pod that connects to names: they can't be resolved."""
     for endpoint in endpoints(manifests):
-        policies = _isolating(manifests, endpoint.pods, "Egress")
+        policies = isolating(manifests, endpoint.pods, "Egress")
         if not endpoint.is_name or not policies or endpoint.pods.spec.get("hostNetwork") is True:
             continue
-        if not any(_admits(policy, None, 53, "egress", protocol="UDP") for policy in policies):
+        if not any(admits(policy, None, 53, "egress", protocol="UDP") for policy in policies):
             yield policies[0].find(
                 "policy-shuts-names", "spec.egress", "",
                 f"container {endpoint.container.name!r} of {endpoint.pods.resource.title} connects to "
@@ -246,12 +246,12 @@ def policy_shuts_names(manifests: Manifests, _facts: ModelFacts | None) -> Itera
 def policy_shuts_endpoint(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """Egress that leaves out the port which a container connects to."""
     for endpoint in endpoints(manifests):
-        policies = _isolating(manifests, endpoint.pods, "Egress")
+        policies = isolating(manifests, endpoint.pods, "Egress")
         if endpoint.is_own or endpoint.port is None or not policies:
             continue
         # A policy sees the port of the pod behind a Service, not the Service's.
         service = service_named(manifests, endpoint.host, endpoint.pods.resource.namespace)
-        if service is None and not any(_admits(policy, None, endpoint.port, "egress") for policy in policies):
+        if service is None and not any(admits(policy, None, endpoint.port, "egress") for policy in policies):
             yield policies[0].find(
                 "policy-shuts-endpoint", "spec.egress", "",
                 f"container {endpoint.container.name!r} of {endpoint.pods.resource.title} connects to "
@@ -315,7 +315,7 @@ def _ports(manifests: Manifests, *directions: str) -> Iterator[tuple[Resource, s
             yield policy, f"{path}.ports[{index}]", port
 
 
-def _isolating(manifests: Manifests, pods: Pods, direction: str) -> list[Resource]:
+def isolating(manifests: Manifests, pods: Pods, direction: str) -> list[Resource]:
     """Return the policies that let pods receive, or send, only what they name."""
     return [
         policy
@@ -330,7 +330,7 @@ def _default_types(policy: Resource) -> list[str]:
     return ["Ingress", *(["Egress"] if policy.spec.get("egress") else [])]
 
 
-def _admits(policy: Resource, pods: Pods | None, number: int, direction: str, *, protocol: str = "TCP") -> bool:
+def admits(policy: Resource, pods: Pods | None, number: int, direction: str, *, protocol: str = "TCP") -> bool:
     """Return whether a policy names a port for anybody at all."""
     rules = map(mapping, sequence(policy.spec.get(direction)))
     return any(_names(rule, pods, number, protocol) for rule in rules)
