@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs are one more package for one line
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
