@@ -55,6 +55,7 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/large.py
 	@$(BIN)/python benchmarks/runtimes.py
 	@$(BIN)/python benchmarks/pod_life.py
+	@$(BIN)/python benchmarks/sweep.py
 	@$(BIN)/python benchmarks/manifests.py
 
 golden: .venv/dev ## write model_repository/ and k8s/ again
