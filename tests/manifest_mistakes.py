@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from deployments import DIGEST, IMAGE
+
 from deploykit.deploy.config import DeployConfig
-from tests.deployments import DIGEST, IMAGE
 
 Object = dict[str, Any]
 Edit = Callable[[list[Object]], None]

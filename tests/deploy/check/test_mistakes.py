@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-
-from tests.deployments import FACTS, build, write
-from tests.manifest_examples import findings
-from tests.manifest_mistakes import BASES, MISTAKES, Mistake, Object
+from deployments import FACTS, build, write
+from manifest_examples import findings
+from manifest_mistakes import BASES, MISTAKES, Mistake, Object
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from manifest_examples import GONE, Case, alerts, correct, keda, monitor, scaled
 
 from deploykit.deploy.check.rules import places, scraping, values
 from deploykit.pull import store
-from tests.manifest_examples import GONE, Case, alerts, correct, keda, monitor, scaled
 
 POD = "Deployment.spec.template.spec"
 VOLUMES: dict[str, object] = {
