@@ -6,8 +6,8 @@ from typing import Final
 
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import ModelFacts
-from deploykit.deploy.names import kubernetes_name
-from deploykit.deploy.prometheus import Alert, Group, namespace_of, series_of
+from deploykit.deploy.names import kubernetes_name, namespace_of
+from deploykit.deploy.prometheus import Alert, Group, series_of
 from deploykit.deploy.sizing import Sizing
 
 MINUTE: Final = 60

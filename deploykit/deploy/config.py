@@ -1,19 +1,31 @@
 """What a user can choose of a deployment."""
 
-import re
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from deploykit.config import EngineConfig, GatewayConfig, ServeConfig
+from deploykit.deploy.grammar import (
+    MIG,
+    check_address,
+    check_image,
+    check_label,
+    check_name,
+    check_object,
+    check_store,
+)
 from deploykit.errors import ConfigError
 
 Delivery = Literal["image", "pvc", "s3", "volume"]
 Scaling = Literal["hpa", "keda", "none"]
 
-_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-"""A DNS label (RFC 1123), which the names of namespaces and of most objects are."""
-_IMAGE: Final = re.compile(r"[a-z0-9][a-z0-9._/:-]*?(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})")
-_MIG: Final = re.compile(r"[1-9]g\.[0-9]+gb")
+_BOUNDS: Final = {
+    "replicas": (1, 10_000),
+    "max_replicas": (1, 10_000),
+    "cpu": (1, 256),
+    "pre_stop": (1, 600),
+    "exit_timeout": (1, 3600),
+}
+"""The least and the most of a number: beyond that no cluster has the nodes, or no one waits for a pod to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +38,8 @@ class DeployConfig:
     """A namespace that is there; one of the model's own, written beside the rest, where None."""
     delivery: Delivery = "image"
     """How the model's files get to the pod: `image` in the image that runs, `pvc` on a read-only claim, `s3` downloaded
-    and checked by an init container, `volume` as an image mounted by itself (Kubernetes 1.35, or a feature gate)."""
+    and checked by an init container, `volume` as an image mounted by itself (Kubernetes 1.33
+    with the feature gate ImageVolume, 1.35 without)."""
     source: str | None = None
     """Where from: the claim's name for `pvc`, `s3://BUCKET/PATH` for `s3`, an image for `volume`."""
     scaling: Scaling = "none"
@@ -63,37 +76,44 @@ class DeployConfig:
     def __post_init__(self) -> None:
         _one_of("delivery", self.delivery, Delivery)
         _one_of("scaling", self.scaling, Scaling)
-        for name in ("replicas", "cpu", "pre_stop", "exit_timeout"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} must be {least} to {most:,}, got {getattr(self, name):,}")
         if self.scaling != "none" and self.replicas < 2:
             raise ConfigError(f"replicas must be at least 2 where {self.scaling} scales, got {self.replicas}")
         if self.max_replicas < self.replicas and self.scaling != "none":
             raise ConfigError(f"max_replicas must be at least replicas, got {self.max_replicas} < {self.replicas}")
-        for name in ("namespace", "api_keys_secret", "monitoring_namespace"):
-            value = getattr(self, name)
-            if value is not None and not _NAME.fullmatch(value):
-                raise ConfigError(f"{name} must be 1 to 63 of a-z, 0-9 and '-', as Kubernetes names are; got {value!r}")
-        if self.image is not None and not _IMAGE.fullmatch(self.image):
-            raise ConfigError(f"image must be REPO@sha256:DIGEST or REPO:TAG, got {self.image!r}")
-        if not _MIG.fullmatch(self.mig_profile):
+        check_name("namespace", self.namespace)
+        check_name("monitoring_namespace", self.monitoring_namespace)
+        check_object("api_keys_secret", self.api_keys_secret)
+        check_object("runtime_class", self.runtime_class)
+        check_label("gpu_product", self.gpu_product)
+        check_image("image", self.image)
+        check_address("prometheus", self.prometheus)
+        if not MIG.fullmatch(self.mig_profile):
             raise ConfigError(f"mig_profile must be like 1g.10gb, got {self.mig_profile!r}")
+        self._check_used()
         self._check_source()
 
+    def _check_used(self) -> None:
+        """Refuse choices that would change nothing, since whoever makes them expects otherwise."""
+        if self.scaling == "none":
+            for name in ("max_replicas", "prometheus"):
+                if getattr(self, name) != getattr(DeployConfig, name):
+                    raise ConfigError(f"{name} is for what scales: leave it out, or choose --scaling hpa or keda")
+        if self.api_keys_secret is not None and not self.gateway:
+            raise ConfigError("api_keys_secret is for the gateway: leave it out, or ask for --gateway")
+
     def _check_source(self) -> None:
-        if (self.source is None) != (self.delivery == "image"):
-            what = {"pvc": "a claim's name", "s3": "s3://BUCKET/PATH", "volume": "an image", "image": "no --source"}
-            raise ConfigError(
-                f"delivery {self.delivery} takes {what[self.delivery]}, got {self.source!r}; see --source"
-            )
-        if self.delivery == "pvc" and not _NAME.fullmatch(self.source or ""):
-            raise ConfigError(f"source must be the name of a PersistentVolumeClaim, got {self.source!r}")
-        if self.delivery == "s3" and not re.fullmatch(
-            r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s]+", self.source or ""
-        ):
-            raise ConfigError(f"source must be s3://BUCKET/PATH, got {self.source!r}")
-        if self.delivery == "volume" and not _IMAGE.fullmatch(self.source or ""):
-            raise ConfigError(f"source must be an image, REPO@sha256:DIGEST or REPO:TAG, got {self.source!r}")
+        if self.delivery == "image":
+            if self.source is not None:
+                raise ConfigError("delivery image takes no source, since the model is in the image; leave it out")
+            return
+        what = {"pvc": "a claim's name", "s3": "s3://BUCKET/PATH", "volume": "an image"}[self.delivery]
+        if self.source is None:
+            raise ConfigError(f"delivery {self.delivery} takes {what}: give it as --source")
+        check = {"pvc": check_object, "s3": check_store, "volume": check_image}[self.delivery]
+        check("source", self.source)
 
 
 def _one_of(name: str, value: str, choices: object) -> None:

@@ -6,8 +6,7 @@ from typing import Final
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.grafana import Dashboard, Panel, Query, Row, Variable
-from deploykit.deploy.names import kubernetes_name
-from deploykit.deploy.prometheus import namespace_of
+from deploykit.deploy.names import kubernetes_name, namespace_of
 
 _PODS: Final = 'namespace=~"$namespace",pod=~"$pod"'
 """Matchers of what the cluster tells of pods."""

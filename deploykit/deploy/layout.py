@@ -9,7 +9,7 @@ from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.disruption import disruption_budget
 from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.kustomize import FILE, Component, Image, Kustomization
-from deploykit.deploy.names import image, kubernetes_name
+from deploykit.deploy.names import image, namespace_of
 from deploykit.deploy.network import namespace, network_policy
 from deploykit.deploy.overlays import platforms
 from deploykit.deploy.pod import deployment, service_account
@@ -58,7 +58,7 @@ def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[t
         "poddisruptionbudget.yaml": disruption_budget(facts),
         "networkpolicy.yaml": network_policy(facts, config),
     }
-    whole = Kustomization(namespace=_namespace(facts, config), resources=list(objects))
+    whole = Kustomization(namespace=namespace_of(facts, config), resources=list(objects))
     yield f"base/{FILE}", dump([whole], head=_BASE)
     for file, document in objects.items():
         yield f"base/{file}", dump([document], head=_HEADS.get(file, ""))
@@ -66,7 +66,7 @@ def _base(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> Iterator[t
 
 def _component(facts: ModelFacts, config: DeployConfig, component: Component) -> Iterator[tuple[str, str]]:
     folder = f"components/{component.name}"
-    whole = replace(component, namespace=_namespace(facts, config) if component.resources else None)
+    whole = replace(component, namespace=namespace_of(facts, config) if component.resources else None)
     yield f"{folder}/{FILE}", dump([whole], head=component.comment)
     for file, documents in component.resources.items():
         yield f"{folder}/{file}", dump(documents)
@@ -77,13 +77,9 @@ def _component(facts: ModelFacts, config: DeployConfig, component: Component) ->
 def _overlay(facts: ModelFacts, config: DeployConfig, components: Sequence[Component]) -> str:
     # Not in the base: the gateway's container has the same image, and comes to the pod behind it.
     whole = Kustomization(
-        namespace=_namespace(facts, config),
+        namespace=namespace_of(facts, config),
         resources=["../../base"],
         components=[f"../../components/{component.name}" for component in components],
         images=[Image.parse(image(facts, config))],
     )
     return dump([whole], head=_OVERLAY)
-
-
-def _namespace(facts: ModelFacts, config: DeployConfig) -> str:
-    return config.namespace or kubernetes_name(facts.name)

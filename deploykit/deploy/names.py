@@ -41,6 +41,11 @@ def kubernetes_name(model: str) -> str:
     return name if name[0].isalpha() else f"m-{name}"[:LONGEST].strip("-")
 
 
+def namespace_of(facts: ModelFacts, config: DeployConfig) -> str:
+    """Return the namespace that a model's pods run in: one that is there, or the model's own."""
+    return config.namespace or kubernetes_name(facts.name)
+
+
 def image_name(facts: ModelFacts) -> str:
     """Return what an image of one's own building is called."""
     return f"{PREFIX}-{kubernetes_name(facts.name)}"

@@ -11,7 +11,7 @@ from lightkube.models.meta_v1 import LabelSelector, ObjectMeta
 
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import ModelFacts
-from deploykit.deploy.names import kubernetes_name
+from deploykit.deploy.names import kubernetes_name, namespace_of
 
 Severity = Literal["critical", "warning"]
 _GROUP: Final = "monitoring.coreos.com/v1"
@@ -116,11 +116,6 @@ class PrometheusRule:
             "metadata": self.metadata.to_dict(),
             "spec": {"groups": [group.to_dict() for group in self.groups]},
         }
-
-
-def namespace_of(facts: ModelFacts, config: DeployConfig) -> str:
-    """Return the namespace that a model's pods run in."""
-    return config.namespace or kubernetes_name(facts.name)
 
 
 def series_of(facts: ModelFacts, config: DeployConfig) -> str:

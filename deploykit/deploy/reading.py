@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from deploykit.artifact import MANIFEST, Artifact
 from deploykit.chat_template.sources import read_sources
-from deploykit.config import EngineConfig
+from deploykit.config import EngineConfig, PackageConfig
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import ModelFacts
 from deploykit.deploy.loading import load_seconds
@@ -97,6 +97,11 @@ def _only_model(path: Path) -> Model:
     if len(models) != 1:
         names = ", ".join(model.name for model in models)
         raise ArtifactError(f"{path}: holds {len(models)} models ({names}); a deployment is of one: give its artifact")
+    try:
+        # A folder may be called anything, and its name becomes part of arguments, queries and commands to paste.
+        PackageConfig(name=models[0].name)
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: a model's {error}; package it anew with --name") from None
     return models[0]
 
 

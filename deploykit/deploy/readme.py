@@ -7,7 +7,7 @@ from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import FILE, ModelFacts
 from deploykit.deploy.overlays import CPU_ONLY
 from deploykit.deploy.sizing import Line, Sizing
-from deploykit.deploy.steps import Step, first, then
+from deploykit.deploy.steps import RELEASES, VOLUME_RELEASES, Step, first, then
 
 README: Final = "README.md"
 OVERLAYS: Final = (
@@ -29,15 +29,16 @@ def readme(facts: ModelFacts, sizing: Sizing, config: DeployConfig, lines: Seque
 
 def _page(facts: ModelFacts, sizing: Sizing, config: DeployConfig, lines: Sequence[Line]) -> Iterator[str]:
     yield f"# {facts.name} on Kubernetes\n"
+    releases = VOLUME_RELEASES if config.delivery == "volume" else RELEASES
     yield (
         f"Written by `deploykit deploy` for version {facts.version} of the model, {facts.precision}, "
-        f"{facts.rows} rows of {facts.context:,} tokens. Kubernetes 1.28 to 1.37.\n"
+        f"{facts.rows} rows of {facts.context:,} tokens. {releases}.\n"
     )
     if before := first(facts, config, "."):
         yield "## What has to be there first\n"
         yield from _steps(before)
     yield "## Apply\n"
-    yield "In this folder:\n"
+    yield "With this folder as the current one:\n"
     yield from _steps(then(facts, sizing, config, "."))
     yield "| overlay | for |\n|---|---|"
     yield from (f"| `kubectl apply -k overlays/{name}` | {what} |" for name, what in OVERLAYS)
@@ -49,8 +50,8 @@ def _page(facts: ModelFacts, sizing: Sizing, config: DeployConfig, lines: Sequen
     yield "Every file may be edited; this says what would break before a cluster does:\n"
     yield "```console\n$ deploykit deploy --check .\n```\n"
     yield (
-        f"It knows the model from `{FILE}`. `deploykit deploy --overwrite` replaces the whole folder; an overlay of your "
-        "own in another folder, with this one under `resources`, outlives that."
+        f"It knows the model from `{FILE}`. `deploykit deploy --overwrite` replaces the whole folder; an overlay of "
+        "your own in another folder, with this one under `resources`, outlives that."
     )
 
 

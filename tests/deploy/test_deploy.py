@@ -1,6 +1,7 @@
 """A folder of manifests is written whole or not at all, the same each time, and only where it may be."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +164,42 @@ def test_what_has_to_be_there_first_is_what_the_manifests_name() -> None:
         assert name in told, name
     assert "namespace.yaml" not in told
     assert list(commands(first(facts, DeployConfig(image="a:1", namespace=None), "out"))) == []
+
+
+def test_what_is_pasted_is_one_word_each(tmp_path: Path) -> None:
+    # Neither can come from `read_facts` and `DeployConfig`, which refuse both; the commands don't rely on that.
+    facts = replace(read_facts(REPOSITORY, DeployConfig()), name="x'; touch it; '")
+    for config in (DeployConfig(), DeployConfig(gateway=True)):
+        question = list(commands(then(facts, size_pod(facts, config), config, "out")))[-1]
+        words = shlex.split(question)
+        assert "touch" not in words, words
+        if config.gateway:
+            assert json.loads(words[-1])["model"] == facts.name
+        else:
+            compile(words[2], "question", "exec")
+            assert json.dumps(facts.name) in words[2]
+    stored = replace(EVERYTHING)
+    object.__setattr__(stored, "source", "s3://models/a;touch${IFS}it")
+    (copied,) = (each for each in commands(first(facts, stored, "out")) if each.startswith("aws"))
+    assert shlex.split(copied)[-1] == stored.source
+
+
+def test_what_is_mounted_as_a_volume_is_built_first(unchecked: None, tmp_path: Path) -> None:
+    config = DeployConfig(delivery="volume", source="registry.example.com/files:3", image="registry.example.com/x:1")
+    told = first(read_facts(REPOSITORY, config), config, "out", "artifact")
+    (build,) = (each for each in commands(told) if "docker build" in each)
+    assert "FROM scratch" in build
+    assert build.endswith("-t registry.example.com/files:3 -f - artifact/model_repository")
+    page = (deploy(REPOSITORY, tmp_path / "out", config).path / "README.md").read_text()
+    assert "Kubernetes 1.33 with the feature gate ImageVolume, or 1.35 to 1.37 without." in page
+    assert "1.28" not in page
+
+
+def test_a_claim_must_be_mounted_by_pods_on_several_nodes() -> None:
+    config = DeployConfig(delivery="pvc", source="models", image="registry.example.com/x:1")
+    (step,) = (step for step in first(read_facts(REPOSITORY, config), config, "out") if "pvc" in step.commands[0])
+    assert "ReadOnlyMany or ReadWriteMany" in step.what
+    assert "{.spec.accessModes}" in step.commands[0]
 
 
 def test_the_way_to_a_first_answer_is_told() -> None:

@@ -106,6 +106,14 @@ def test_several_models_are_one_line(repository: Path) -> None:
         read_facts(repository, DeployConfig())
 
 
+@pytest.mark.parametrize("name", ["x'; id; '", "a b", "_a", "ünï", "a" * 129, "$(id)"])
+def test_a_model_of_a_name_that_nothing_else_takes_is_refused(repository: Path, name: str) -> None:
+    (repository / "tiny-python").rename(repository / name)
+    with pytest.raises(ArtifactError, match="package it anew with --name") as told:
+        read_facts(repository, DeployConfig())
+    assert repr(name) in str(told.value)
+
+
 @pytest.mark.parametrize("file", ["onnx/model_int8.onnx_data", "tokenizer.json", "config.json"])
 def test_a_damaged_file_is_named(repository: Path, file: str) -> None:
     damaged = repository / "tiny-python/1" / file
