@@ -121,6 +121,7 @@ def test_a_hung_backend_serves_again_without_the_kubelet(
     record_property(f"{STUB} stopped", {"red after": round(red, 2), "ready again after": round(again, 2)})
 
 
+@pytest.mark.slow
 def test_a_killed_first_process_is_the_kubelets_to_start_again(
     pod: Pod, record_property: Callable[[str, object], None]
 ) -> None:
