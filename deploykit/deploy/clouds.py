@@ -1,7 +1,7 @@
 """What each of the three large clouds needs, and nothing else.
 
 What a load balancer needs is set on the Service, whose type stays ClusterIP: who makes a load balancer, an ingress or a
-gateway of it finds what that needs, and nobody else notices.
+gateway of it, in an overlay of their own, finds what that needs, and nobody else notices.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,15 @@ def eks(facts: ModelFacts, config: DeployConfig) -> Component:
 
     Internal, since Triton asks nobody for a key, and with pods as targets, so that a pod that ends is drained by
     itself. https://kubernetes-sigs.github.io/aws-load-balancer-controller/latest/guide/service/annotations/
+    `-internal` says the same to the controller that is part of Kubernetes, which knows no `-scheme`: where the other
+    isn't installed, it would make a balancer that the internet reaches.
     """
     balancer = "service.beta.kubernetes.io/aws-load-balancer"
-    annotations = {f"{balancer}-scheme": "internal", f"{balancer}-nlb-target-type": "ip"}
+    annotations = {
+        f"{balancer}-scheme": "internal",
+        f"{balancer}-internal": "true",
+        f"{balancer}-nlb-target-type": "ip",
+    }
     patches: list[Patch] = []
     if config.gateway:
         annotations |= {
@@ -49,7 +55,8 @@ def eks(facts: ModelFacts, config: DeployConfig) -> Component:
         patches.append(_pod_identity(facts))
     return Component(
         name="eks",
-        comment="Amazon EKS: an internal load balancer, if the Service becomes one, with pods as its targets.",
+        comment="Amazon EKS: an internal load balancer, if the Service becomes one, with pods as its targets.\n"
+        "NetworkPolicies hold only where they are switched on: enableNetworkPolicy of the add-on vpc-cni.",
         patches=[_service(facts, annotations), *patches],
     )
 
@@ -86,7 +93,9 @@ def gke(facts: ModelFacts, config: DeployConfig) -> Component:
     resources = {}
     if config.gateway:
         annotations["cloud.google.com/backend-config"] = f'{{"default": "{kubernetes_name(facts.name)}"}}'
-        patches.append(_from_balancers(facts, GOOGLE))
+        # Google's proxies and health checks, and callers of an internal balancer: it hands their addresses on, or its
+        # proxies stand in a subnet of the VPC.
+        patches.append(_from_balancers(facts, (*GOOGLE, *PRIVATE)))
         resources["backend-config.yaml"] = [_backend(facts, config)]
     return Component(
         name="gke",

@@ -25,7 +25,9 @@ _HEADS: Final[Mapping[str, str]] = {
     "on another port than 443.",
 }
 """What a reader of a file of the base should know."""
-_OVERLAY: Final = "Another namespace or image is set here; leave out a component to go without what it adds."
+_OVERLAY: Final = """\
+Another image is set here; leave out a component to go without what it adds. Another namespace: deploykit deploy
+--namespace, since alerts, the dashboard and what scales ask Prometheus for it by name."""
 
 
 def files(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> dict[str, str]:

@@ -254,7 +254,13 @@ def _temporary_line(facts: ModelFacts) -> str:
 
 def _cache_line(facts: ModelFacts, config: DeployConfig) -> str:
     full = f"{facts.rows} rows × {facts.context:,} tokens = {_mib(facts.memory['cache_full'])}"
-    return full if config.engine.cache_memory is None else f"as asked for; all of {full}"
+    asked = config.engine.cache_memory
+    if asked is None:
+        return full
+    # More than that is never taken, so it would only be memory that nobody uses.
+    return (
+        f"as asked for; all of {full}" if asked <= facts.memory["cache_full"] else f"all of {full}; more was asked for"
+    )
 
 
 def _startup_line(facts: ModelFacts) -> str:

@@ -91,6 +91,7 @@ def readers(objects: list[Object]) -> list[str]:
     ("overlay", "annotation", "value"),
     [
         ("eks", "service.beta.kubernetes.io/aws-load-balancer-scheme", "internal"),
+        ("eks", "service.beta.kubernetes.io/aws-load-balancer-internal", "true"),
         ("aks", "service.beta.kubernetes.io/azure-load-balancer-internal", "true"),
         ("gke", "networking.gke.io/load-balancer-type", "Internal"),
     ],
@@ -106,12 +107,26 @@ def test_a_load_balancer_would_be_an_internal_one(
     assert "health" not in str(find(objects, "Service"))
 
 
-@pytest.mark.parametrize("overlay", ["eks", "aks", "gke"])
-def test_load_balancers_reach_the_gateway_alone(overlays: dict[str, list[Object]], overlay: str) -> None:
+@pytest.mark.parametrize(
+    ("overlay", "probed"),
+    [
+        ("eks", ("Service", "service.beta.kubernetes.io/aws-load-balancer-healthcheck-path': '/health'")),
+        ("aks", ("Service", "service.beta.kubernetes.io/port_9000_health-probe_request-path': '/health'")),
+        ("gke", ("BackendConfig", "'requestPath': '/health'")),
+    ],
+)
+def test_load_balancers_reach_the_gateway_alone(
+    overlays: dict[str, list[Object]], overlay: str, probed: tuple[str, str]
+) -> None:
     rules = find(overlays[overlay], "NetworkPolicy")["spec"]["ingress"]
-    ports = {rule["ports"][0]["port"] for rule in rules if any("ipBlock" in peer for peer in rule["from"])}
-    assert ports == {9000}
-    assert "/health" in str(find(overlays[overlay], "Service")) or overlay == "gke"
+    (opened,) = [rule for rule in rules if any("ipBlock" in peer for peer in rule["from"])]
+    assert [port["port"] for port in opened["ports"]] == [9000]
+    addresses = {peer["ipBlock"]["cidr"] for peer in opened["from"]}
+    # An internal load balancer's callers come from the cloud's own networks.
+    assert addresses >= {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"}
+    assert addresses.issuperset({"35.191.0.0/16", "130.211.0.0/22"}) == (overlay == "gke")
+    kind, part = probed
+    assert part in str(find(overlays[overlay], kind))
 
 
 def test_google_waits_as_long_as_the_gateway(overlays: dict[str, list[Object]]) -> None:

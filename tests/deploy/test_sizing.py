@@ -103,6 +103,8 @@ def test_rows_that_are_set_aside_have_room_in_tmp() -> None:
     assert "1,024 MiB of rows set aside" in lines(size_pod(tight, config))["/tmp"]
     assert size_pod(tight, config).cache == MIB
     assert lines(size_pod(tight, config))["--cache-memory"].startswith("as asked for")
+    more = DeployConfig(engine=EngineConfig(cache_memory=100 * 2**40))
+    assert lines(size_pod(FACTS, more))["--cache-memory"].endswith("; more was asked for")
 
 
 @pytest.mark.parametrize(
