@@ -1,6 +1,5 @@
 """Rules on kustomizations: what kustomize itself passes over without a word."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.kustomizing import Kustomization, closure, raw_objects, roots
 from deploykit.deploy.check.manifests import Resource, mapping, sequence
 from deploykit.deploy.check.nearest import nearest
+from deploykit.deploy.check.patterns import matches
 from deploykit.deploy.check.reading import KUSTOMIZATIONS, manifest_files, read_file
 from deploykit.deploy.check.selecting import selects
 
@@ -174,12 +174,8 @@ def _is_target(target: Mapping[str, Any], resource: Resource) -> bool:
 
 def _matches(pattern: object, value: str) -> bool:
     """Return whether a value is what a target asks for: a regular expression of all of it."""
-    if not pattern:
-        return True
-    try:
-        return re.fullmatch(str(pattern), value) is not None
-    except re.error:
-        return str(pattern) == value
+    # One that can't be told counts as fitting.
+    return not pattern or str(pattern) == value or matches(str(pattern), value) is not False
 
 
 def _spelled(target: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import promql_parser
 import yaml
 
 from deploykit.deploy.check.manifests import Manifests, Resource, mapping, sequence
+from deploykit.deploy.check.patterns import matches
 
 _COUNTERS: Final = ("prompt_tokens", "generation_tokens", "request_success", "num_preemptions")
 _HISTOGRAMS: Final = (
@@ -63,10 +64,8 @@ class Matcher:
         """Return whether a label of this value passes."""
         if self.sign in ("=", "!="):
             return (value == self.value) == (self.sign == "=")
-        try:
-            return (re.fullmatch(self.value, value) is not None) == (self.sign == "=~")
-        except re.error:
-            return True
+        found = matches(self.value, value)
+        return found is None or found == (self.sign == "=~")
 
 
 @dataclass(frozen=True, kw_only=True)

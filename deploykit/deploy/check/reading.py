@@ -2,20 +2,26 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Resource
-from deploykit.deploy.check.yaml_nodes import Document, YamlError, documents
+from deploykit.deploy.check.yaml_nodes import DEEPEST, Document, YamlError, documents
 from deploykit.errors import ConfigError
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 KUSTOMIZATIONS: Final = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 STDIN: Final = "-"
-_MOST_BYTES: Final = 32 * 2**20
+MOST_BYTES: Final = 32 * 2**20
+"""Bytes of a file, of standard input, and of what a kustomization comes to."""
+
+
+class UnreadableError(Exception):
+    """A file's text can't be had; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,14 @@ class Read:
         return Read(resources=self.resources + other.resources, findings=self.findings + other.findings)
 
 
+def joined(reads: Sequence[Read]) -> Read:
+    """Return what was found in several places, in their order."""
+    return Read(
+        resources=tuple(resource for read in reads for resource in read.resources),
+        findings=tuple(finding for read in reads for finding in read.findings),
+    )
+
+
 def read_text(text: str, source: str, *, strict: bool = True) -> Read:
     """Return the objects in a text of YAML or JSON.
 
@@ -39,48 +53,63 @@ def read_text(text: str, source: str, *, strict: bool = True) -> Read:
     """
     if text.lstrip()[:1] in ("{", "[") and (found := _json(text)) is not None:
         return _objects(found, source, strict=strict)
-    read = Read()
+    read: list[Read] = []
     try:
         for document in documents(text):
-            read += _objects(document, source, strict=strict)
+            read.append(_objects(document, source, strict=strict))  # noqa: PERF401 - those before a mistake are kept
     except YamlError as error:
         why = f"it can't be read from there on: {error.why}"
         if "{{" in text:
             why += "; it holds a template, which has to be rendered first, such as by helm template"
-        return read + Read(
-            findings=(told(source, f"line {error.line}", "unreadable", why, "correct it", line=error.line),)
-        )
-    return read
+        finding = told(source, f"line {error.line}", "unreadable", why, "correct it", line=error.line)
+        read.append(Read(findings=(finding,)))
+    return joined(read)
 
 
 def read_file(path: Path, source: str, *, strict: bool = True) -> Read:
     """Return the objects in a file."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return Read(findings=(told(source, "", "unreadable", "it has more than 32 MiB", "name a smaller file"),))
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it isn't UTF-8 at byte {error.start}"
-        return Read(findings=(told(source, "", "unreadable", str(why), "write the file again"),))
+        text = text_of(path)
+    except UnreadableError as error:
+        return Read(findings=(told(source, "", "unreadable", str(error), "write the file again"),))
     read = read_text(text, source, strict=strict)
     if strict and not read.resources and not read.findings:
         return Read(findings=(told(source, "", "no-objects", "there is no object in it", "name a file that has some"),))
     return read
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        UnreadableError: it can't be read, is no text, or is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(MOST_BYTES + 1)
+        if len(found) > MOST_BYTES:
+            raise UnreadableError("it has more than 32 MiB")
+        return found.decode("utf-8-sig")
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"it isn't UTF-8 at byte {error.start}") from None
+
+
 def read_folder(folder: Path, source: str) -> Read:
     """Return the objects in all files of a folder and those below it."""
-    read, charts = Read(), dict[Path, int]()
+    reads, charts = list[Read](), dict[Path, int]()
     for path in manifest_files(folder):
         if (chart := _chart(path, folder)) is not None:
             charts[chart] = charts.get(chart, 0) + 1
             continue
-        read += read_file(path, f"{source}/{path.relative_to(folder)}", strict=False)
+        reads.append(read_file(path, f"{source}/{path.relative_to(folder)}", strict=False))
     for chart, count in charts.items():
         name = chart.name or source
         why = f"{count} of its files belong to the Helm chart {name}: templates, which nobody applies as they are"
         remedy = f"check what it renders: helm template {name} | deploykit deploy --check -"
-        read += Read(findings=(told(source, "", "unreadable", why, remedy),))
+        reads.append(Read(findings=(told(source, "", "unreadable", why, remedy),)))
+    read = joined(reads)
     if not read.resources and not read.findings:
         why = f"no object in any {', '.join(f'*{suffix}' for suffix in SUFFIXES)} of it"
         return Read(findings=(told(source, "", "no-objects", why, "name the folder that the manifests lie in"),))
@@ -90,9 +119,11 @@ def read_folder(folder: Path, source: str) -> Read:
 def read_stdin(source: str = "stdin") -> Read:
     """Return the objects that come over standard input."""
     try:
-        text = sys.stdin.read()
+        text = sys.stdin.read(MOST_BYTES + 1)
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input isn't UTF-8 at byte {error.start}; pass YAML or JSON on") from None
+    if len(text) > MOST_BYTES:
+        return Read(findings=(told(source, "", "unreadable", "it has more than 32 MiB", "pass less on at once"),))
     read = read_text(text, source)
     if not read.resources and not read.findings:
         return Read(findings=(told(source, "", "no-objects", "there is no object in it", "pass manifests on"),))
@@ -143,14 +174,28 @@ def _json(text: str) -> Document | None:
     doubled: list[tuple[str, int]] = []
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in found]
-        doubled.extend((name, 0) for name in sorted({name for name in names if names.count(name) > 1}))
+        names = Counter(name for name, _ in found)
+        doubled.extend((name, 0) for name in sorted(names) if names[name] > 1)
         return dict(found)
 
     try:
-        return Document(value=json.loads(text, object_pairs_hook=pairs), line=0, lines={}, doubled=tuple(doubled))
+        value = json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError):
         return None
+    # The reader of YAML says where it gets too deep.
+    return None if _is_deep(value) else Document(value=value, line=0, lines={}, doubled=tuple(doubled))
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether a value is nested deeper than the reader of YAML takes."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [below for each in level for below in _parts(each)]
+    return any(isinstance(each, (dict, list)) for each in level)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _objects(document: Document, source: str, *, strict: bool) -> Read:
@@ -174,15 +219,22 @@ def _unrolled(value: Any, lines: dict[str, int], line: int, source: str, *, stri
         return Read(findings=(told(source, f"line {line}", "no-object", why, remedy, line=line or None),))
     kind = str(value.get("kind") or "")
     if kind.endswith("List") and isinstance(value.get("items"), list):
-        read = Read()
+        own_lines = _by_item(lines)
+        read: list[Read] = []
         for index, item in enumerate(value["items"]):
             own = {"apiVersion": value.get("apiVersion"), "kind": kind[:-4]} if kind != "List" else {}
             body = {**own, **item} if isinstance(item, dict) else item
-            below = {
-                path[len(f"items[{index}]") + 1 :]: at
-                for path, at in lines.items()
-                if path.startswith(f"items[{index}]")
-            }
-            read += _unrolled(body, below, below.get("", line), source, strict=True)
-        return read
+            below = own_lines.get(str(index), {})
+            read.append(_unrolled(body, below, below.get("", line), source, strict=True))
+        return joined(read)
     return Read(resources=(Resource(body=value, source=source, lines={**lines, **({"": line} if line else {})}),))
+
+
+def _by_item(lines: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the lines of each item of a list of objects, by its index."""
+    found: dict[str, dict[str, int]] = {}
+    for path, line in lines.items():
+        if path.startswith("items["):
+            index, _, below = path.removeprefix("items[").partition("]")
+            found.setdefault(index, {})[below[1:]] = line
+    return found

@@ -10,11 +10,16 @@ import yaml
 _FEW_NODES: Final = 10_000
 """Nodes that a document may have however short it is, once its aliases are written out. Without any it has fewer than
 characters."""
-_DEEPEST: Final = 100
+DEEPEST: Final = 100
+"""Levels that values may be nested; a hundred times as many end the process, since PyYAML reads nodes by recursion."""
+_LONGEST_PATH: Final = 1_000
+"""Characters of a path whose line is kept. Each field below a long name would repeat it."""
 _NUMBERS: Final = {
-    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)"),
+    "tag:yaml.org,2002:int": re.compile(
+        r"[-+]?(?:0b_*[01][01_]*|0o_*[0-7][0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)"
+    ),
     "tag:yaml.org,2002:float": re.compile(
-        r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+        r"[-+]?(?:(?:[0-9][0-9_]*)?\._*[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
 }
 _WORDS: Final = {
@@ -22,6 +27,7 @@ _WORDS: Final = {
     "tag:yaml.org,2002:null": re.compile(r"~|null|Null|NULL|"),
     "tag:yaml.org,2002:merge": re.compile(r"<<"),
 }
+_PATTERNS: Final = {**_WORDS, **_NUMBERS}
 _TRUE: Final = ("yes", "true", "on")
 
 
@@ -52,7 +58,7 @@ class _Loader(yaml.CSafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own attribute
 
 
-for _tag, _pattern in {**_WORDS, **_NUMBERS}.items():
+for _tag, _pattern in _PATTERNS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern.pattern})$"), None)
 
 
@@ -62,13 +68,18 @@ def documents(text: str) -> Iterator[Document]:
     Raises:
         YamlError: at the first place that can't be read; documents before it have been yielded.
     """
-    loader = _Loader(text)
+    whole, line_too_deep = _readable(text)
+    loader, left = _Loader(text), max(_FEW_NODES, len(text))
     try:
-        while loader.check_node():
+        while whole is None or whole > 0:
+            if not loader.check_node():
+                return
             node = loader.get_node()
             assert node is not None
-            reading = _Reading(max(_FEW_NODES, len(text)))
+            whole = None if whole is None else whole - 1
+            reading = _Reading(left)
             value = reading.plain(node, "", 0)
+            left -= reading.count
             if value is not None:
                 line = node.start_mark.line + 1
                 yield Document(value=value, line=line, lines=reading.lines, doubled=tuple(reading.doubled))
@@ -79,6 +90,30 @@ def documents(text: str) -> Iterator[Document]:
         raise YamlError(_say(str(error)), 1) from None
     finally:
         loader.dispose()
+    raise YamlError(f"it is nested more than {DEEPEST} levels deep", line_too_deep)
+
+
+def _readable(text: str) -> tuple[int | None, int]:
+    """Return how many documents come before the first that is nested too deep, and its line; None where none is."""
+    loader = _Loader(text)
+    depth = count = 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > DEEPEST:
+                    return count, event.start_mark.line + 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            elif isinstance(event, yaml.DocumentEndEvent):
+                count += 1
+    except yaml.YAMLError:
+        # Whoever reads the nodes comes to the same place.
+        return None, 0
+    finally:
+        loader.dispose()
+    return None, 0
 
 
 def _say(problem: str) -> str:
@@ -95,28 +130,30 @@ class _Reading:
         self.lines: dict[str, int] = {}
         self.doubled: list[tuple[str, int]] = []
         self._open: set[int] = set()
-        self._count = 0
+        self.count = 0
 
-    def plain(self, node: yaml.Node, path: str, depth: int) -> Any:
+    def plain(self, node: yaml.Node, path: str | None, depth: int) -> Any:
+        """Return the value of a node; its path is None where that would be too long to keep."""
         line = node.start_mark.line + 1
-        self._count += 1
-        if self._count > self.most or depth > _DEEPEST or id(node) in self._open:
+        self.count += 1
+        if self.count > self.most or depth > DEEPEST or id(node) in self._open:
             raise YamlError("aliases or nesting without end", line)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
-                return [self._item(each, f"{path}[{index}]", depth) for index, each in enumerate(node.value)]
+                return [self._item(each, _below(path, f"[{index}]"), depth) for index, each in enumerate(node.value)]
             return self._mapping(node, path, depth)
         finally:
             self._open.discard(id(node))
 
-    def _item(self, node: yaml.Node, path: str, depth: int) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
+    def _item(self, node: yaml.Node, path: str | None, depth: int) -> Any:
+        if path is not None:
+            self.lines.setdefault(path, node.start_mark.line + 1)
         return self.plain(node, path, depth + 1)
 
-    def _mapping(self, node: yaml.Node, path: str, depth: int) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, path: str | None, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key, value in node.value:
@@ -130,17 +167,27 @@ class _Reading:
                     more = self.plain(each, path, depth + 1)
                     merged = {**more, **merged} if isinstance(more, dict) else merged
                 continue
-            name = f"{path}.{key.value}" if path else key.value
+            name = _below(path, f".{key.value}" if path else key.value)
             if key.value in found:
-                self.doubled.append((name, line))
-            self.lines[name] = line
+                self.doubled.append((name or key.value[:_LONGEST_PATH], line))
+            if name is not None:
+                self.lines[name] = line
             found[key.value] = self.plain(value, name, depth + 1)
         return {**merged, **found}
 
 
+def _below(path: str | None, part: str) -> str | None:
+    """Return the path of a part, None where it is too long."""
+    return None if path is None or len(path) + len(part) > _LONGEST_PATH else path + part
+
+
 def _scalar(node: yaml.ScalarNode) -> Any:
-    text = node.value
-    match node.tag.rpartition(":")[2]:
+    text, pattern = node.value, _PATTERNS.get(node.tag)
+    kind = node.tag.rpartition(":")[2]
+    if pattern is not None and not pattern.fullmatch(text):
+        # The tag is written down: what has none gets one only where it fits.
+        raise YamlError(f"{text[:80]!r} is tagged as {kind}, and is none", node.start_mark.line + 1)
+    match kind:
         case "null":
             return None
         case "bool":
