@@ -93,6 +93,8 @@ class Cache:
 
 
 def _only_model(path: Path) -> Model:
+    if (path / CONFIG).is_file():
+        raise ArtifactError(f"{path}: is one model of a repository: give {path.absolute().parent}")
     models = open_repository(path).models
     if len(models) != 1:
         names = ", ".join(model.name for model in models)

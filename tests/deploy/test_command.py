@@ -10,7 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from deploykit.cli.deploy import _ENGINE, deploy
+from deploykit.cli.deploy import deploy
+from deploykit.cli.deploy_options import ENGINE
 from deploykit.cli.main import commands
 from deploykit.config import EngineConfig
 from deploykit.deploy.config import DeployConfig
@@ -89,9 +90,9 @@ def test_every_option_reaches_the_manifests(unchecked: None, tmp_path: Path) -> 
 
 def test_every_field_of_the_configuration_has_an_option() -> None:
     named = {parameter.name for parameter in deploy.params}
-    assert named - SEPARATE == ({f.name for f in fields(DeployConfig)} - {"engine"}) | set(_ENGINE)
+    assert named - SEPARATE == ({f.name for f in fields(DeployConfig)} - {"engine"}) | set(ENGINE)
     # Threads follow --cpu; prompts in a cluster's log are for whoever edits the manifests to that end.
-    assert {f.name for f in fields(EngineConfig)} - set(_ENGINE) == {"threads", "log_prompts"}
+    assert {f.name for f in fields(EngineConfig)} - set(ENGINE) == {"threads", "log_prompts"}
 
 
 def test_json_is_the_only_thing_on_stdout(unchecked: None, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_json_is_the_only_thing_on_stdout(unchecked: None, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ([REPOSITORY], 2, "give one artifact and -o DIR"),
+        ([REPOSITORY], 2, "give one artifact and -o DIR, got 1 and no -o;"),
         ([REPOSITORY, REPOSITORY, "-o", "OUT"], 2, "give one artifact and -o DIR, got 2"),
         ([REPOSITORY, "-o", "OUT", "--strict"], 2, "--strict: only for --check"),
         (["--check", REPOSITORY, "--gateway", "-o", "OUT"], 2, "--gateway, --output: only to write"),
@@ -114,6 +115,7 @@ def test_json_is_the_only_thing_on_stdout(unchecked: None, tmp_path: Path) -> No
         ([REPOSITORY, "-o", "OUT", "--cache-memory", "much"], 2, "no amount of memory"),
         ([REPOSITORY, "-o", "OUT", "--max-context", "9999"], 2, "at most 512 tokens"),
         ([REPOSITORY, "-o", "OUT", "--mode", "throughput"], 5, "no dynamic-int8 model"),
+        ([REPOSITORY / "tiny-python", "-o", "OUT"], 5, f"is one model of a repository: give {REPOSITORY}"),
         (["nowhere", "-o", "OUT"], 5, "no such folder"),
         (["--check", "nowhere"], 2, "no such file or folder"),
     ],
