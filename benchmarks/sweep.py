@@ -49,7 +49,7 @@ def look(choice: Choice) -> Seen:
     with TemporaryDirectory() as folder:
         written = write(Path(folder), config)
         for overlay in OVERLAYS:
-            command = ["kubectl", "kustomize", written / "overlays" / overlay]
+            command: list[str | Path] = ["kubectl", "kustomize", written / "overlays" / overlay]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             objects = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
             try:
