@@ -177,6 +177,16 @@ OTHER_KINDS: Final[Mapping[str, frozenset[str]]] = {
 DEFAULTED: Final = frozenset({("RoleRef", "apiGroup")})
 """Fields that the schema calls required, and that the API server fills in where they are missing."""
 
+WIDE: Final = frozenset(
+    {"activeDeadlineSeconds", "capacity", "count", "defaultUser", "deletionGracePeriodSeconds", "expirationSeconds",
+     "fsGroup", "generation", "gid", "gracePeriodSeconds", "limit", "maxItems", "maxLength", "maxProperties",
+     "minItems", "minLength", "minProperties", "nodeAllocatableUpdatePeriodSeconds", "observedGeneration",
+     "remainingItemCount", "resourceSliceCount", "revision", "runAsGroup", "runAsUser", "seconds", "sizeBytes",
+     "startingDeadlineSeconds", "supplementalGroups", "terminationGracePeriodSeconds", "tolerationSeconds", "uid",
+     "user"}
+)  # fmt: skip
+"""Whole numbers of 64 bits; all others of Kubernetes' own have 32."""
+
 KEYS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("PodSpec", "volumes"): ("name",),
     ("PodSpec", "hostAliases"): ("ip",),

@@ -27,6 +27,12 @@ CASES = [
     ),
     Case(rule=images.image_name, bad={"triton.image": "writer@sha256:abc"}),
     Case(rule=images.image_name, bad={"triton.image": "writer:"}),
+    Case(
+        rule=images.image_name,
+        bad={"triton.image": "registry.example..com/writer:1"},
+        good=[{"triton.image": "Registry-1.example.com/writer:1"}, {"triton.image": "[::1]:5000/writer:1"}],
+    ),
+    Case(rule=images.image_name, bad={"triton.image": "registry.example-.com/writer:1"}),
     Case(rule=images.image_name, bad={"triton.image": "writer:${TAG}"}),
     Case(rule=images.image_moves, bad={"triton.image": "registry.example.com:5000/writer"}, level="warning"),
     Case(

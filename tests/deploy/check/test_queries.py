@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from manifest_examples import Case, alerts, correct, findings, keda, named, scaled, scaler
+from manifest_examples import GONE, Case, alerts, correct, findings, keda, named, scaled, scaler
 
 from deploykit.deploy.check.promql import FAMILIES, SERIES
 from deploykit.deploy.check.rules import queries
@@ -65,6 +65,37 @@ CASES = [
         rule=queries.query_of_other_model,
         bad={QUERY: 'sum(num_requests_running{model_name=~"read.*"})'},
         objects=scaled(keda()),
+    ),
+    Case(
+        rule=queries.query_of_other_namespace,
+        bad={QUERY: 'sum(num_requests_waiting{namespace="staging"})'},
+        field="query",
+        objects=scaled(keda()),
+        good=[
+            {QUERY: 'sum(num_requests_waiting{namespace="writer"})'},
+            {QUERY: 'sum(num_requests_waiting{namespace=~"wri.*"})'},
+            {QUERY: 'sum(rabbitmq_queue_messages{namespace="staging"})'},
+        ],
+    ),
+    Case(
+        rule=queries.query_of_other_namespace,
+        bad={EXPR: 'absent(up{namespace="staging",job="writer"} == 1)'},
+        objects=ALERTED,
+        good=[
+            {EXPR: 'absent(up{namespace="writer",job="writer"} == 1)'},
+            {EXPR: 'absent(up{namespace="kube-system",job="kubelet"} == 1)'},
+            {
+                EXPR: 'absent(up{namespace="staging",job="writer"} == 1)',
+                "Deployment.metadata.namespace": GONE,
+            },
+        ],
+    ),
+    Case(
+        rule=queries.query_of_other_namespace,
+        bad={"ConfigMap.data": board('sum(prompt_tokens_total{namespace="staging"})')},
+        field="targets[0].expr",
+        objects=[*correct(), BOARD],
+        good=[{"ConfigMap.data": board('sum(prompt_tokens_total{namespace="$namespace"})')}],
     ),
     Case(
         rule=queries.scaling_metric_of_other_model,

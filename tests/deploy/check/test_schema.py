@@ -1,5 +1,9 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from manifest_mutations import CORRECT, GONE, all_structs, changed, found, objects
 
@@ -18,6 +22,15 @@ def test_leaves_correct_manifests_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "title", "path", "value", "field", "said"),
     [
+        ("number-out-of-range", WEB, "spec.replicas", 100_000_000_000, "spec.replicas", "32 bits, 2147483647 at most"),
+        (
+            "number-out-of-range",
+            WEB,
+            "spec.template.spec.terminationGracePeriodSeconds",
+            2**63,
+            "spec.template.spec.terminationGracePeriodSeconds",
+            "64 bits",
+        ),
         ("unknown-kind", WEB, "kind", "Deploymnt", "kind", "write Deployment"),
         ("unknown-kind", WEB, "apiVersion", "app/v1", "apiVersion", "write apiVersion: apps/v1"),
         ("unknown-kind", WEB, "apiVersion", "v1", "apiVersion", "write apiVersion: apps/v1"),
@@ -136,3 +149,19 @@ def test_tables_name_fields_that_the_api_has() -> None:
     }
 
     assert {(struct, name) for struct, name in named if name not in structs.get(struct, ())} == set()
+
+
+def test_the_numbers_of_64_bits_are_those_of_the_schema() -> None:
+    schemas = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.37.0-local"
+    wide = {name for file in schemas.glob("*.json") for name in _wide(json.loads(file.read_text("utf-8")))}
+    # Kubernetes' schema says nothing of a limit: PrometheusRule has one, and lists that are asked for.
+    assert wide - {"int", "ints"} == api.WIDE - {"limit"}
+
+
+def _wide(part: Any) -> Iterator[str]:
+    for name, field in part.get("properties", {}).items() if isinstance(part, dict) else ():
+        if "int64" in (field.get("format"), field.get("items", {}).get("format")):
+            yield name
+        yield from _wide(field)
+        yield from _wide(field.get("items"))
+        yield from _wide(field.get("additionalProperties"))

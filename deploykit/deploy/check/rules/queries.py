@@ -13,6 +13,9 @@ from deploykit.deploy.facts import ModelFacts
 _NAMED_BY: Final = ("model", "model_name")
 """Labels with the model's name: the engine's and Triton's, and the gateway's."""
 
+_NAMED_AFTER: Final = ("job", "pod", "deployment", "statefulset", "service", "horizontalpodautoscaler")
+"""Labels with the name of a workload, or one that begins with it."""
+
 
 def query_unreadable(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """PromQL that can't be read: the rules aren't loaded, and nothing is scaled."""
@@ -79,6 +82,26 @@ def query_of_other_model(manifests: Manifests, facts: ModelFacts | None) -> Iter
                 )  # fmt: skip
 
 
+def query_of_other_namespace(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A query for the pods of another namespace than the one that they run in: it finds nothing."""
+    serving = [pods.resource for pods in manifests.pods() if any(servers(pods))]
+    there = {resource.namespace for resource in serving}
+    if not serving or not all(resource.says_namespace for resource in serving):
+        return
+    for query, selector in _selected(manifests):
+        if not _is_about(selector, {resource.name for resource in serving}):
+            continue
+        for matcher in selector.matchers:
+            if matcher.label == "namespace" and "$" not in matcher.value and not any(map(matcher.takes, there)):
+                yield query.resource.find(
+                    "query-of-other-namespace", query.field, f'namespace{matcher.sign}"{matcher.value}"',
+                    f"{serving[0].title} runs in metadata.namespace = {serving[0].namespace}: the query finds nothing, "
+                    "so that nothing is scaled by it and alerts are blind",
+                    f'write namespace="{serving[0].namespace}", or write the manifests again: deploykit deploy '
+                    f"--namespace {serving[0].namespace}",
+                )  # fmt: skip
+
+
 def scaling_metric_of_other_model(manifests: Manifests, facts: ModelFacts | None) -> Iterator[Finding]:
     """A HorizontalPodAutoscaler that asks for a metric of another model."""
     for scaler, path, metric in _metrics(manifests) if facts else ():
@@ -129,6 +152,14 @@ def _selected(manifests: Manifests) -> Iterator[tuple[Query, Selector]]:
             yield query, selector
 
 
+def _is_about(selector: Selector, workloads: set[str]) -> bool:
+    """Return whether a selector asks for what model servers give, or for something that is called as one of them is."""
+    if selector.name in SERIES or selector.name in TRITON:
+        return True
+    named = [each.value for each in selector.matchers if each.label in _NAMED_AFTER and each.sign in ("=", "=~")]
+    return any(value == name or value.startswith(f"{name}-") for value in named for name in workloads)
+
+
 def _metrics(manifests: Manifests) -> Iterator[tuple[Resource, str, Any]]:
     """Yield the metrics by name that autoscalers ask adapters for."""
     for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
@@ -149,6 +180,6 @@ def _called(rule: Any) -> str | None:
 
 
 RULES: Final = (
-    query_unreadable, query_empty, metric_misspelled, query_of_other_model, scaling_metric_of_other_model,
-    metric_without_adapter, quantile_without_le,
+    query_unreadable, query_empty, metric_misspelled, query_of_other_model, query_of_other_namespace,
+    scaling_metric_of_other_model, metric_without_adapter, quantile_without_le,
 )  # fmt: skip

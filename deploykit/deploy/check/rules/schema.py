@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from deploykit.deploy.check import api
+from deploykit.deploy.check.amounts import whole
 from deploykit.deploy.check.custom_kinds import CUSTOM
 from deploykit.deploy.check.finding import Finding, Level
 from deploykit.deploy.check.manifests import Manifests, Resource
@@ -129,6 +130,21 @@ def wrong_type(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
                     yield resource.find("wrong-type", path, value, why, _cast(value, called))
 
 
+def number_out_of_range(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A whole number that the field has no room for: the API refuses the object."""
+    for resource, node in _nodes(manifests):
+        for name, field in node.fields.items():
+            if field.takes not in ("int", "int-or-str"):
+                continue
+            most = 2**63 - 1 if name in api.WIDE else 2**31 - 1
+            value = node.body.get(name)
+            for each in value if isinstance(value, list) else [value]:
+                number = whole(each)
+                if number is not None and not -most - 1 <= number <= most:
+                    why = f"the field has {64 if name in api.WIDE else 32} bits, {most} at most: the API refuses it"
+                    yield resource.find("number-out-of-range", node.below(name), each, why, "write less")
+
+
 def bad_quantity(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """An amount that isn't one: an unknown suffix, a space, a word."""
     for resource, node in _nodes(manifests):
@@ -198,8 +214,8 @@ def item_twice(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
 
 
 RULES: Final = (
-    unknown_kind, removed_api, unknown_field, missing_field, wrong_type, bad_quantity, bad_choice, not_one_of,
-    item_twice,
+    unknown_kind, removed_api, unknown_field, missing_field, wrong_type, number_out_of_range, bad_quantity, bad_choice,
+    not_one_of, item_twice,
 )  # fmt: skip
 
 
