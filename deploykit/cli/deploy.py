@@ -31,7 +31,7 @@ exit status is 12 where something would break."""
 
 FOUND_ERRORS: Final = 12
 """Exit status where the linter found something that breaks, the doctor's for the same."""
-_CHECKING: Final = ("check", "artifact", "strict")
+_CHECKING: Final = ("check", "artifact", "strict", "remote")
 """Options of `--check`; `--json` and the paths belong to both."""
 _LONGEST_PLACE: Final = 70
 """Characters of a place that are shown."""
@@ -51,6 +51,7 @@ def deploy(
     check: bool,
     artifact: Path | None,
     strict: bool,
+    remote: bool,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -59,7 +60,7 @@ def deploy(
     """Write manifests, or check some."""
     if check:
         _refuse([name for name in _given() if name not in (*_CHECKING, "paths", "as_json")], "to write, not to --check")
-        _check(paths, artifact, strict=strict, as_json=as_json)
+        _check(paths, artifact, strict=strict, remote=remote, as_json=as_json)
         return
     _refuse([name for name in _given() if name in _CHECKING], "for --check")
     if output is None or len(paths) != 1:
@@ -95,11 +96,11 @@ def _refuse(names: list[str], belongs: str) -> None:
         raise ConfigError(f"{', '.join(spelled[name] for name in names)}: only {belongs}; leave it out")
 
 
-def _check(paths: tuple[Path, ...], artifact: Path | None, *, strict: bool, as_json: bool) -> None:
+def _check(paths: tuple[Path, ...], artifact: Path | None, *, strict: bool, remote: bool, as_json: bool) -> None:
     from deploykit.deploy.check import check
 
     with console.spinner("looking"):
-        checked = check(paths, facts=_facts(artifact) if artifact else None)
+        checked = check(paths, facts=_facts(artifact) if artifact else None, remote=remote)
     if as_json:
         console.print_json(checked.to_json())
     else:

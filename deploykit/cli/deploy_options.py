@@ -182,4 +182,5 @@ checking = options.together(
         help="The model that they serve; known from the deploykit.json beside them by default.",
     ),
     click.option("--strict", is_flag=True, help="Let warnings fail a check, too."),
+    click.option("--remote", is_flag=True, help="Let kustomizations fetch what they name on the network."),
 )

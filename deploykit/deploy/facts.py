@@ -1,11 +1,14 @@
 """What a deployment must know of a model: read from an artifact, kept beside the manifests, read again by `--check`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
 FILE: Final = "deploykit.json"
 """Where the facts are kept in the folder of the manifests."""
+
+_MOST: Final = 2**63
+"""What a number has to be below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +44,19 @@ class ModelFacts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote; TypeError if it isn't that."""
-        return cls(**data)
+        """Read what `to_json` wrote; ValueError or TypeError if it isn't that."""
+        # What only writes manifests needs no msgspec.
+        import msgspec
+
+        facts = msgspec.convert(data, cls)
+        if foreign := set(data) - {field.name for field in fields(cls)}:
+            raise ValueError(f"unknown {', '.join(sorted(foreign))}")
+        for name in ("version", "size", "rows", "context", "threads", "load_seconds"):
+            value, least = getattr(facts, name), 0 if name == "load_seconds" else 1
+            if not least <= value < _MOST:
+                raise ValueError(f"{name} must be {least} or more, got {value}")
+        if missing := {"peak", "cache"} - set(facts.memory):
+            raise ValueError(f"memory has no {', '.join(sorted(missing))}")
+        if bad := [name for name, value in facts.memory.items() if not 0 <= value < _MOST]:
+            raise ValueError(f"memory.{bad[0]} must be 0 or more, got {facts.memory[bad[0]]}")
+        return facts

@@ -13,13 +13,25 @@ from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.kustomizing import (
     Kustomization,
     find_kustomizations,
+    is_here,
     kustomization_file,
+    remote_bases,
     render,
     renderer,
     roots,
 )
 from deploykit.deploy.check.manifests import Manifests, Resource
-from deploykit.deploy.check.reading import STDIN, Read, qualified, read_file, read_folder, read_stdin, told
+from deploykit.deploy.check.reading import (
+    STDIN,
+    Read,
+    UnreadableError,
+    qualified,
+    read_file,
+    read_folder,
+    read_stdin,
+    text_of,
+    told,
+)
 from deploykit.deploy.check.rules import RULES
 from deploykit.deploy.facts import FILE, ModelFacts
 from deploykit.errors import ConfigError
@@ -67,13 +79,14 @@ class Checked:
         }
 
 
-def check(paths: Sequence[Path | str], *, facts: ModelFacts | None = None) -> Checked:
+def check(paths: Sequence[Path | str], *, facts: ModelFacts | None = None, remote: bool = False) -> Checked:
     """Return what would break if what is at some paths were applied.
 
     Args:
         paths: files, folders, kustomizations, and `-` for standard input. Objects in plain files and folders are
             taken to be applied together, and together with each kustomization.
         facts: what is known of the model; read from the `deploykit.json` that lies beside the manifests where None.
+        remote: whether kustomizations may fetch what they name on the network; a finding where not.
 
     Raises:
         ConfigError: nothing is at a path, its `deploykit.json` is damaged, or a kustomization is there and nothing
@@ -83,7 +96,7 @@ def check(paths: Sequence[Path | str], *, facts: ModelFacts | None = None) -> Ch
     plain, rendered = Read(), list[tuple[Kustomization, Read]]()
     kustomizations = list[Kustomization]()
     for path in paths:
-        read, more, results = _read(path)
+        read, more, results = _read(path, remote=remote)
         plain += read
         kustomizations += more
         rendered += results
@@ -115,8 +128,8 @@ def find_facts(path: Path | str) -> ModelFacts | None:
         file = folder / FILE
         if file.is_file():
             try:
-                return ModelFacts.from_json(json.loads(file.read_text("utf-8"))["model"])
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                return ModelFacts.from_json(json.loads(text_of(file))["model"])
+            except (UnreadableError, ValueError, TypeError, KeyError, RecursionError) as error:
                 raise ConfigError(
                     f"{file}: not as deploykit deploy wrote it ({type(error).__name__}: {error}); name the model by "
                     "--artifact, or write the manifests again"
@@ -124,7 +137,7 @@ def find_facts(path: Path | str) -> ModelFacts | None:
     return None
 
 
-def _read(path: Path | str) -> tuple[Read, list[Kustomization], list[tuple[Kustomization, Read]]]:
+def _read(path: Path | str, *, remote: bool) -> tuple[Read, list[Kustomization], list[tuple[Kustomization, Read]]]:
     """Return plain objects at a path, and the kustomizations there with what they come to."""
     if str(path) == STDIN:
         return read_stdin(), [], []
@@ -139,10 +152,13 @@ def _read(path: Path | str) -> tuple[Read, list[Kustomization], list[tuple[Kusto
     tops = roots(found)
     if kustomization_file(place) is None and not tops and not read.findings:
         read += Read(findings=(told(source, "", "no-objects", "it holds components alone", "add an overlay"),))
+    if not remote:
+        tops = [each for each in tops if is_here(each, found)]
+        read += Read(findings=tuple(finding for each in found for finding in remote_bases(each)))
     command = renderer()
     # As many at once as there are cores: each is a process that reads a few files.
     with ThreadPoolExecutor(max_workers=4) as pool:
-        results = list(pool.map(lambda each: render(each, command), tops))
+        results = list(pool.map(lambda each: render(each, command, remote=remote), tops))
     return read, found, list(zip(tops, results, strict=True))
 
 

@@ -1,16 +1,29 @@
 """Kustomizations: which there are, what they name, and what they come to."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Resource, mapping, sequence
-from deploykit.deploy.check.reading import KUSTOMIZATIONS, Read, read_file, read_text, told
+from deploykit.deploy.check.reading import (
+    KUSTOMIZATIONS,
+    MOST_BYTES,
+    Read,
+    UnreadableError,
+    read_file,
+    read_text,
+    text_of,
+    told,
+)
 from deploykit.deploy.check.yaml_nodes import YamlError, documents
 from deploykit.errors import ConfigError
 
@@ -27,6 +40,21 @@ _NAMING: Final = (
     "validators",
 )
 """Fields that list files and folders."""
+_REMOTE: Final = re.compile(
+    r"://|\?(?:ref|version|timeout|submodules)=|^(?:git::|gh:|[\w.-]+@[\w.-]+[:/]|(?:www\.)?github\.com[:/])",
+    re.IGNORECASE,
+)
+_HOST: Final = re.compile(r"[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?/[\w.-]+/[\w.-]+(?:/|$|\.git)")
+"""`host.example.com/group/repository`, which may be a folder as well."""
+_NO_NETWORK: Final = {
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+    "NO_PROXY": "", "no_proxy": "", "GIT_ALLOW_PROTOCOL": "none", "GIT_TERMINAL_PROMPT": "0",
+}  # fmt: skip
+"""Variables under which nothing is fetched that a plugin's own file names."""
+_KLOG: Final = re.compile(r"^[EFIW]\d{4} [\d:.]+\s+\d+ [^\]\s]+\] \"[^\"]*\" err=(\".*\")$", re.DOTALL)
+"""How kubectl says that a command failed, after the time and the process's number."""
+_MOST_SHOWN: Final = (200, 400)
+"""Characters of a reason that are shown of its beginning and of its end, where the cause stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +85,20 @@ class Kustomization:
     @cached_property
     def entries(self) -> list[tuple[str, Path]]:
         """Fields that name a file or a folder, with the place that they name; addresses on the network left out."""
-        return [(field, (self.folder / text).resolve()) for field, text in self._texts() if "://" not in text and text]
+        return [
+            (field, (self.folder / text).resolve())
+            for field, text in self._texts()
+            if text and "\0" not in text and not is_remote(text)
+        ]
+
+    @cached_property
+    def remotes(self) -> list[tuple[str, str]]:
+        """Fields that name a place on the network, with the place; a folder that is here under that name isn't one."""
+        return [
+            (field, text)
+            for field, text in self._texts()
+            if is_remote(text) or (_HOST.match(text) and not (self.folder / text).exists())
+        ]
 
     @cached_property
     def folders(self) -> list[Path]:
@@ -69,19 +110,23 @@ class Kustomization:
         """Files that it names as resources."""
         return [path for field, path in self.entries if field.partition("[")[0] in _NAMING and path.is_file()]
 
+    def _field(self, name: str) -> Any:
+        """Return a field as kustomize finds it: in small letters and capitals alike."""
+        return next((value for key, value in self.body.items() if key.lower() == name.lower()), None)
+
     def _texts(self) -> Iterator[tuple[str, str]]:
         for name in (*_NAMING, "patchesStrategicMerge"):
-            for index, text in enumerate(sequence(self.body.get(name))):
+            for index, text in enumerate(sequence(self._field(name))):
                 if _is_path(text):
                     yield f"{name}[{index}]", text
         for name in ("patches", "patchesJson6902", "replacements"):
-            for index, entry in enumerate(map(mapping, sequence(self.body.get(name)))):
+            for index, entry in enumerate(map(mapping, sequence(self._field(name)))):
                 if _is_path(entry.get("path")):
                     yield f"{name}[{index}].path", entry["path"]
         for name in ("configMapGenerator", "secretGenerator"):
-            for index, entry in enumerate(map(mapping, sequence(self.body.get(name)))):
+            for index, entry in enumerate(map(mapping, sequence(self._field(name)))):
                 yield from _generating(f"{name}[{index}]", entry)
-        schema = mapping(self.body.get("openapi"))
+        schema = mapping(self._field("openapi"))
         if _is_path(schema.get("path")):
             yield "openapi.path", schema["path"]
 
@@ -96,9 +141,14 @@ def _generating(field: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, str
         yield f"{field}.env", entry["env"]
 
 
+def is_remote(text: str) -> bool:
+    """Return whether kustomize would fetch what a text names, or clone it."""
+    return _REMOTE.search(text.strip()) is not None
+
+
 def _is_path(value: object) -> bool:
     """Return whether a text may be a path, not a document written in its place."""
-    return isinstance(value, str) and "\n" not in value and not value.lstrip().startswith("{")
+    return isinstance(value, str) and "\n" not in value.strip() and not value.lstrip().startswith("{")
 
 
 def kustomization_file(folder: Path) -> Path | None:
@@ -112,12 +162,12 @@ def open_kustomization(folder: Path, source: str, name: str) -> tuple[Kustomizat
     assert file is not None
     called = f"{source}/{file.name}"
     try:
-        found = list(documents(file.read_text(encoding="utf-8-sig")))
+        found = list(documents(text_of(file)))
     except YamlError as error:
         return None, Read(
             findings=(told(called, f"line {error.line}", "unreadable", error.why, "correct it", line=error.line),)
         )
-    except (OSError, UnicodeDecodeError) as error:
+    except UnreadableError as error:
         return None, Read(findings=(told(called, "", "unreadable", str(error), "write the file again"),))
     if len(found) != 1 or not isinstance(found[0].value, dict):
         return None, Read(findings=(told(called, "", "unreadable", "it isn't one mapping", "write a Kustomization"),))
@@ -201,21 +251,47 @@ def renderer() -> list[str]:
     )
 
 
-def render(kustomization: Kustomization, command: Sequence[str]) -> Read:
+def is_here(kustomization: Kustomization, all_of_them: Sequence[Kustomization]) -> bool:
+    """Return whether all that a kustomization builds on is here, and was read."""
+    parts = closure(kustomization, all_of_them)
+    read = {each.folder for each in parts}
+    return not any(each.remotes for each in parts) and all(
+        folder in read or kustomization_file(folder) is None for each in parts for folder in each.folders
+    )
+
+
+def remote_bases(kustomization: Kustomization) -> Iterator[Finding]:
+    """A kustomization that builds on something on the network: a check fetches nothing."""
+    for field, text in kustomization.remotes:
+        why = (
+            "it lies on the network, a check fetches nothing, and what it comes to may change from one day to the next"
+        )
+        remedy = "keep a copy of it beside the kustomization and name that, or check with --remote if you trust it"
+        yield kustomization.resource.find("remote-base", field, text, why, remedy)
+
+
+def render(kustomization: Kustomization, command: Sequence[str], *, remote: bool = False) -> Read:
     """Return the objects that a kustomization comes to; that it comes to none is a finding."""
     try:
-        done = subprocess.run(  # noqa: S603 - what PATH has under that name
-            [*command, str(kustomization.folder)],
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(  # noqa: S603 - what PATH has under that name
+                [*command, str(kustomization.folder)],
+                stdout=output,
+                stderr=subprocess.PIPE,
+                timeout=_TIMEOUT,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **({} if remote else _NO_NETWORK)},
+            )
+            output.seek(0)
+            found = output.read(MOST_BYTES + 1)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Read(findings=(_failed(kustomization, f"it doesn't run: {error}"),))
+    if len(found) > MOST_BYTES:
+        return Read(findings=(_failed(kustomization, "it comes to more than 32 MiB"),))
     if done.returncode:
         return Read(findings=(_failed(kustomization, _reason(done.stderr.decode(errors="replace"), kustomization)),))
-    read = read_text(done.stdout.decode(errors="replace"), kustomization.title)
+    read = read_text(found.decode(errors="replace"), kustomization.title)
     # Lines of what was rendered lead nobody anywhere.
     resources = tuple(Resource(body=each.body, source=each.source) for each in read.resources)
     if not resources and not read.findings:
@@ -230,8 +306,20 @@ def _failed(kustomization: Kustomization, why: str, *, rule: str = "kustomize") 
 
 
 def _reason(stderr: str, kustomization: Kustomization) -> str:
-    """Return the first line of what kustomize says went wrong, paths as the user wrote them."""
+    """Return what kustomize says went wrong, paths as the user wrote them."""
     lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("# Warning")]
-    text = " ".join(" ".join(lines).split()).removeprefix("error: ").removeprefix("Error: ")
+    text = " ".join(" ".join(_plain(line) for line in lines).split()).removeprefix("error: ").removeprefix("Error: ")
     text = re.sub(rf"{re.escape(str(kustomization.folder))}/?", "", text)
-    return f"kustomize refuses it: {text[:600]}" if text else "kustomize refuses it without a reason"
+    first, last = _MOST_SHOWN
+    if len(text) > first + last:
+        text = f"{text[:first]} … {text[-last:]}"
+    return f"kustomize refuses it: {text}" if text else "kustomize refuses it without a reason"
+
+
+def _plain(line: str) -> str:
+    """Return a line of kubectl's log as what it says."""
+    found = _KLOG.match(line.strip())
+    try:
+        return str(json.loads(found[1])) if found else line
+    except ValueError:
+        return found[1].strip('"') if found else line

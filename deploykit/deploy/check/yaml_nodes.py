@@ -103,7 +103,8 @@ def _readable(text: str) -> tuple[int | None, int]:
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > DEEPEST:
-                    return count, event.start_mark.line + 1
+                    mark = event.start_mark
+                    return count, mark.line + 1 if mark else 1
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             elif isinstance(event, yaml.DocumentEndEvent):

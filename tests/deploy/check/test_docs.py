@@ -15,6 +15,7 @@ FILES = {
     "no-object": "A document that is no object.",
     "no-objects": "A file, a folder or a kustomization without any object.",
     "kustomize": "A kustomization that kustomize refuses, with its reason.",
+    "remote-base": "A kustomization that builds on something on the network: a check fetches nothing.",
 }
 
 
@@ -51,4 +52,4 @@ def test_the_page_lists_every_rule_as_its_docstring_has_it(regen: bool) -> None:
 def test_findings_of_files_are_those_that_the_page_names() -> None:
     folder = Path(reading.__file__).parent
     text = "".join((folder / name).read_text("utf-8") for name in ("reading.py", "kustomizing.py"))
-    assert set(re.findall(r'"(unreadable|field-twice|no-objects?|kustomize)"', text)) == FILES.keys()
+    assert set(re.findall(r'"(unreadable|field-twice|no-objects?|kustomize|remote-base)"', text)) == FILES.keys()

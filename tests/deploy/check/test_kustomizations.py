@@ -1,4 +1,9 @@
+import functools
+import http.server
+import json
 import shutil
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +133,68 @@ def test_says_in_a_line_what_to_install(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="neither is on PATH"):
         check([tree(tmp_path / "k")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resources", ["ADDRESS/x.yaml"]),
+        ("Resources", ["ADDRESS/x.yaml"]),
+        ("resources", ["ADDRESS/x.yaml\n"]),
+        ("bases", ["git::ADDRESS/repository"]),
+        ("components", ["git@127.0.0.1:group/repository"]),
+        ("resources", ["github.com/group/repository"]),
+        ("resources", ["example.com/group/repository"]),
+        ("resources", ["../x?ref=v1"]),
+        ("crds", ["ADDRESS/x.json"]),
+        ("openapi", {"path": "ADDRESS/x.json"}),
+        ("patches", [{"path": "ADDRESS/x.yaml"}]),
+        ("configMapGenerator", [{"name": "a", "files": ["a=ADDRESS/x"]}]),
+        ("transformers", ["ADDRESS/x.yaml"]),
+    ],
+)
+def test_nothing_is_fetched(tmp_path: Path, field: str, value: object) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        body = json.loads(json.dumps({field: value}).replace("ADDRESS", address))
+        checked = check([tree(tmp_path, base__kustomization_yaml={"resources": ["service.yaml"], **body})])
+        with pytest.raises(TimeoutError):
+            server.accept()
+    found = [each for each in checked.findings if each.rule == "remote-base"]
+    assert len(found) == 1
+    assert found[0].level == "error"
+    assert found[0].field.startswith(field.lower() if field == "Resources" else field)
+    assert "--remote" in found[0].remedy
+
+
+def test_what_is_trusted_may_be_fetched(tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "x.yaml").write_text(yaml.safe_dump({**SERVICE, "metadata": {"name": "far"}}))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            base = {"resources": ["service.yaml", f"http://127.0.0.1:{server.server_port}/x.yaml"]}
+            checked = check([tree(tmp_path / "k", base__kustomization_yaml=base)], remote=True)
+        finally:
+            server.shutdown()
+    assert "remote-base" not in rules(checked)
+    assert checked.objects == 2
+
+
+def test_a_folder_that_looks_like_a_host_is_here(tmp_path: Path) -> None:
+    folder = "example.com/group/repository"
+    files = {f"base/{folder}/kustomization.yaml": {"resources": ["s.yaml"]}, f"base/{folder}/s.yaml": SERVICE}
+    checked = check([tree(tmp_path, base__kustomization_yaml={"resources": [folder]}, **files)])
+    assert (checked.errors, checked.objects) == (0, 1)
+
+
+def test_kustomizes_reason_is_shown_without_the_logs_prefix(tmp_path: Path) -> None:
+    name = "/".join(["long"] * 60) + "/nothing.yaml"
+    checked = check([tree(tmp_path, base__kustomization_yaml={"resources": [name]})])
+    (found,) = (each for each in checked.findings if each.rule == "kustomize")
+    assert found.why.startswith("kustomize refuses it: accumulating resources")
+    assert found.why.endswith("no such file or directory")
+    assert "run.go" not in found.why
+    assert '\\"' not in found.why

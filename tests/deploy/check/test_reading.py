@@ -146,8 +146,43 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         check([tmp_path / "nothing"])
 
 
-def test_facts_that_are_damaged_are_an_error(tmp_path: Path) -> None:
-    write(tmp_path / "deploykit.json", '{"model": {"name": 1}}')
+FACTS = {
+    "name": "writer", "version": 1, "fingerprint": "0" * 64, "precision": "int8", "size": 1, "rows": 4, "context": 64,
+    "threads": 1, "memory": {"peak": 9, "cache": 1}, "load_seconds": 1, "load_measured": True,
+    "has_chat_template": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"name": 1}, "name"),
+        ([], "model"),
+        ({**FACTS, "rows": "x"}, "rows"),
+        ({**FACTS, "rows": 0}, "rows"),
+        ({**FACTS, "rows": True}, "rows"),
+        ({**FACTS, "load_seconds": "1"}, "load_seconds"),
+        ({**FACTS, "load_seconds": float("nan")}, "load_seconds"),
+        ({**FACTS, "memory": {"peak": "x"}}, "memory"),
+        ({**FACTS, "memory": {"cache": 1}}, "peak"),
+        ({**FACTS, "memory": {"peak": 1, "cache": -1}}, "memory.cache"),
+        ({**FACTS, "colour": 1}, "colour"),
+    ],
+)
+def test_facts_that_are_damaged_are_an_error(tmp_path: Path, facts: object, said: str) -> None:
+    write(tmp_path / "deploykit.json", json.dumps({"model": FACTS}))
+    write(tmp_path / "a.yaml", CONFIG)
+    known = check([tmp_path]).facts
+    assert known is not None
+    assert known.to_json() == FACTS
+    write(tmp_path / "deploykit.json", json.dumps({"model": facts}))
+    with pytest.raises(ConfigError, match=f"not as deploykit deploy wrote it.*{said}"):
+        check([tmp_path])
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "[" * 100_000, "\xff", '"model"'])
+def test_facts_that_are_no_mapping_are_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "deploykit.json").write_bytes(text.encode("latin-1"))
     write(tmp_path / "a.yaml", CONFIG)
     with pytest.raises(ConfigError, match="not as deploykit deploy wrote it"):
         check([tmp_path])
