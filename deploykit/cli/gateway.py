@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploykit.cli import options
+from deploykit.cli import gateway_options, options
 from deploykit.config import GatewayConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--port", type=int, default=GatewayConfig.port, show_default=True, help="Port to listen on; 0 takes a free one."
 )
-@options.answering
+@gateway_options.answering
 @click.option(
     "--exit-timeout",
     type=float,

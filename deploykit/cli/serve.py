@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from deploykit.cli import console, options
+from deploykit.cli import console, gateway_options, options
 from deploykit.config import EngineConfig, GatewayConfig, ServeConfig
 from deploykit.errors import ConfigError, DeploykitError
 from deploykit.listening import is_loopback
@@ -75,7 +75,7 @@ HOST_HELP: Final = "Address of every port, Triton's too: those ask nobody for a 
     help="Have callers connect anew after that, so that a balancer moves them on; open streams stay.",
 )
 @options.running
-@options.answering
+@gateway_options.answering
 @options.as_json
 def serve(artifacts: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Start Triton on packaged ARTIFACTs or model repositories, until Ctrl-C or SIGTERM.
@@ -111,7 +111,7 @@ def _gateway(settings: dict[str, Any], engine: Mapping[str, Any]) -> dict[str, A
     Raises:
         ConfigError: one of them was given, and no gateway is wanted.
     """
-    gateway = {name: settings.pop(name) for name in options.ANSWERING}
+    gateway = {name: settings.pop(name) for name in gateway_options.ANSWERING}
     changed = [name for name, value in gateway.items() if value != getattr(GatewayConfig, name)]
     if changed and settings["openai_port"] is None:
         spelled = {option.name: option.opts[0] for option in click.get_current_context().command.params}
