@@ -85,7 +85,9 @@ class _Lines:
 
 def print_json(data: Any) -> None:
     """Print `data` as JSON on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    # A file's name may hold bytes that are no text: JSON writes such a one as \udcXX, and so does this.
+    click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def printable(line: str) -> str:

@@ -118,7 +118,7 @@ def _facts(artifact: Path) -> "ModelFacts":
 def _tell_checked(checked: "Checked") -> None:
     for finding in checked.findings:
         mark = click.style(f"{_MARKS[finding.level]} {finding.level:<8}", fg=_COLOURS[finding.level])
-        place = click.style(_place(finding.source, len(checked.sources)), dim=True)
+        place = click.style(console.printable(_place(finding.source, len(checked.sources))), dim=True)
         click.echo(f"{mark}{console.printable(finding.object)}  {place}")
         value = f" = {finding.value}" if finding.value else ""
         console.print_folded(" " * 10, console.printable(f"{finding.field}{value}"), indent=10)

@@ -1,6 +1,7 @@
 """`deploykit deploy`, as it is typed."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,7 +18,7 @@ from deploykit.config import EngineConfig
 from deploykit.deploy.config import DeployConfig
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
-SEPARATE = {"engine", "check", "artifact", "strict", "output", "overwrite", "as_json", "paths"}
+SEPARATE = {"engine", "check", "artifact", "strict", "remote", "output", "overwrite", "as_json", "paths"}
 
 
 @pytest.fixture
@@ -180,3 +181,15 @@ def test_help_and_checks_load_nothing_that_describes_objects() -> None:
             [sys.executable, "-c", f"import sys; {statement}; {loaded}"], capture_output=True, text=True, check=True
         )
         assert not done.stdout.strip(), statement
+
+
+def test_bytes_that_are_no_text_are_told_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploykit", "deploy", "--check", "-"],
+        input=b"kind: \xeb\xff\n",
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"error: standard input isn't UTF-8 at byte 6; pass YAML or JSON on\n"

@@ -119,10 +119,12 @@ def read_folder(folder: Path, source: str) -> Read:
 def read_stdin(source: str = "stdin") -> Read:
     """Return the objects that come over standard input."""
     try:
-        text = sys.stdin.read(MOST_BYTES + 1)
+        # Not as text: where no locale is set, bytes that are none would pass, and fail when they are shown.
+        found = sys.stdin.buffer.read(MOST_BYTES + 1)
+        text = found.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"standard input isn't UTF-8 at byte {error.start}; pass YAML or JSON on") from None
-    if len(text) > MOST_BYTES:
+    if len(found) > MOST_BYTES:
         return Read(findings=(told(source, "", "unreadable", "it has more than 32 MiB", "pass less on at once"),))
     read = read_text(text, source)
     if not read.resources and not read.findings:

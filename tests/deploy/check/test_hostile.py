@@ -108,7 +108,7 @@ def test_items_have_their_own_lines() -> None:
 def test_a_text_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MOST_BYTES", 1_000)
     long = f"{CONFIG}data: {{a: {'b' * 1_000}}}\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(long))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(long.encode())))
     (tmp_path / "a.yaml").write_text(long)
     for path in ("-", tmp_path / "a.yaml", tmp_path):
         (found,) = check([path]).findings

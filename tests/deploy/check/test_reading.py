@@ -131,9 +131,9 @@ def test_files_of_a_folder_and_of_one_call_are_applied_together(tmp_path: Path) 
 
 
 def test_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(CONFIG))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(CONFIG.encode())))
     assert check(["-"]).objects == 1
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert check(["-"]).failed()
 
 

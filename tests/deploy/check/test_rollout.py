@@ -51,7 +51,15 @@ CASES = [
         rule=rollout.rollout_downtime,
         bad={"Deployment.spec.replicas": 1, f"{ROLLING}.maxUnavailable": 1},
         level="warning",
-        good=[{f"{ROLLING}.maxUnavailable": 1}, {"Deployment.spec.replicas": 1}],
+        good=[
+            {f"{ROLLING}.maxUnavailable": 1},
+            {"Deployment.spec.replicas": 1},
+            {
+                "Deployment.spec.replicas": 1,
+                "Deployment.spec.strategy.rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+                "triton.resources.limits": {"nvidia.com/gpu": "1"},
+            },
+        ],
     ),
     Case(rule=rollout.rollout_deadline, bad={"Deployment.spec.progressDeadlineSeconds": 240}, level="warning"),
     Case(

@@ -96,7 +96,11 @@ def rollout_downtime(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
                 "rollout-downtime", "spec.strategy.type", "Recreate", why, "write RollingUpdate", level="warning"
             )
             continue
-        away = mapping(strategy.get("rollingUpdate")).get("maxUnavailable", "25%")
+        rolling = mapping(strategy.get("rollingUpdate"))
+        if rolling.get("maxSurge") in _NONE and any(_takes_device(each.body) for each in pods.containers):
+            # Deliberate: a pod more would wait for a GPU that isn't free.
+            continue
+        away = rolling.get("maxUnavailable", "25%")
         if (share(away, count, up=False) or 0) >= count:
             yield resource.find(
                 "rollout-downtime", "spec.strategy.rollingUpdate.maxUnavailable", away,
@@ -188,6 +192,12 @@ def partition_keeps_all(manifests: Manifests, _facts: ModelFacts | None) -> Iter
                 "partition-keeps-all", "spec.updateStrategy.rollingUpdate.partition", partition, why,
                 "write 0, or take it out", level="warning",
             )  # fmt: skip
+
+
+def _takes_device(container: Mapping[str, Any]) -> bool:
+    """Return whether a container asks for a GPU or another device, which its node has few of."""
+    limits = mapping(mapping(container.get("resources")).get("limits"))
+    return any("/" in str(name) and not str(name).startswith("kubernetes.io/") for name in limits)
 
 
 def _rollings(manifests: Manifests) -> Iterator[tuple[Resource, str, Mapping[str, Any]]]:
