@@ -116,12 +116,12 @@ def size_pod(facts: ModelFacts, config: DeployConfig) -> Sizing:
     bare = Sizing(
         serve=Share(
             cpu_millis=1000 * config.cpu,
-            memory=_with_reserve(sum(size for _, size in _memory(facts, config, shm))),
+            memory=with_reserve(sum(size for _, size in _memory(facts, config, shm))),
             ephemeral=_up(LOGS + tmp + model),
         ),
         gateway=Share(
             cpu_millis=_up(TOKEN_MICROSECONDS * TOKENS // 1000, 100),
-            memory=_with_reserve(sum(size for _, size in _gateway_memory(facts))),
+            memory=with_reserve(sum(size for _, size in _gateway_memory(facts))),
             ephemeral=_up(LOGS),
         ),
         shm=shm,
@@ -191,7 +191,8 @@ def _temporary(facts: ModelFacts) -> int:
     return _up(TEMPORARY + max(0, facts.memory["cache_full"] - facts.memory["cache_limit"]))
 
 
-def _with_reserve(size: int) -> int:
+def with_reserve(size: int) -> int:
+    """Return bytes of memory with the reserve on top, rounded up."""
     return _up(-(-size * (100 + RESERVE) // 100))
 
 

@@ -10,9 +10,9 @@ CASES = [
     Case(
         rule=memory.memory_below_model,
         bad={LIMIT: "400Mi"},
-        good=[{LIMIT: "600Mi"}, {LIMIT: GONE}, {LIMIT: "400Mi", "triton.command": ["other"]}],
+        good=[{LIMIT: "800Mi"}, {LIMIT: GONE}, {LIMIT: "400Mi", "triton.command": ["other"]}],
     ),
-    Case(rule=memory.memory_below_model, bad={LIMIT: "500Mi"}, level="warning"),
+    Case(rule=memory.memory_below_model, bad={LIMIT: "600Mi"}, level="warning"),
     Case(rule=memory.memory_below_model, bad={"triton.args[5]": "--cache-memory=1GiB"}, field="limits.memory"),
     Case(
         rule=memory.memory_below_model,

@@ -1,5 +1,6 @@
 """Rules on memory: the model's, the cache's, and what shared memory and files in memory take of the same limit."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
@@ -12,6 +13,7 @@ from deploykit.deploy.check.quantities import spell_quantity
 from deploykit.deploy.check.volumes import Mount, mounted_at, mounts
 from deploykit.deploy.check.workloads import servers
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.sizing import BACKEND, SUPERVISOR, TRITON, with_reserve
 
 _SHM: Final = "/dev/shm"  # noqa: S108  # where Triton's Python backend keeps its shared memory
 _SHM_EACH: Final = 64 * MIB
@@ -25,15 +27,18 @@ def memory_below_model(manifests: Manifests, facts: ModelFacts | None) -> Iterat
         for container, server in servers(pods, "serve"):
             limit = _limit(pods, container)
             peak, sum_ = _peak(server, facts)
+            beside_engine = SUPERVISOR + TRITON + BACKEND
+            peak = None if peak is None else peak + beside_engine
             files = sum((_size(mount) or 0 for mount in _in_memory(pods, container)), Fraction(0))
             if limit is None or peak is None or limit >= peak + files:
                 continue
             beside = f" + {spell_quantity(files)} of files in memory" if files else ""
+            enough = spell_quantity(with_reserve(math.ceil(peak + files)))
             yield pods.resource.find(
                 "memory-below-model", f"{container.path}.resources.limits.memory", spell_quantity(limit),
-                f"the engine takes {spell_quantity(peak)} at its peak ({sum_}){beside}: the kernel ends it"
-                f"{'' if limit < peak else ' when both are full'}",
-                f"write {_rounded(peak + files)} or more, or fewer --max-rows and less --max-context",
+                f"serve, Triton and the engine take {spell_quantity(peak)} at their peak ({sum_}){beside}: the "
+                f"kernel ends it{'' if limit < peak else ' when both are full'}",
+                f"write {enough} or more, or fewer --max-rows and less --max-context",
                 level="error" if limit < peak else "warning",
             )  # fmt: skip
 
@@ -157,10 +162,6 @@ def _peak(server: Server, facts: ModelFacts) -> tuple[int | None, str]:
         int(facts.memory["peak"]) - parts["cache"] + cache, parts.get("process", 0) + parts.get("weights", 0) + cache
     )
     return peak, f"{spell_quantity(cache)} of it the cache, the rest weights and working memory"
-
-
-def _rounded(size: Fraction | int) -> str:
-    return f"{-(-size // MIB)}Mi"
 
 
 RULES: Final = (
