@@ -65,7 +65,8 @@ def read_settings(folder: Path) -> dict[str, str]:
         files = [entry for entry in sorted(folder.iterdir()) if _SETTING.fullmatch(entry.name)]
         return {file.name: file.read_text(encoding="utf-8").strip() for file in files}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--credentials {folder}: can't be read: {error}") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"--credentials {folder}: can't be read: {why}") from error
 
 
 def _as_json(pulled: "Pulled") -> dict[str, Any]:

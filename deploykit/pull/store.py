@@ -178,6 +178,8 @@ def _reason(error: Exception) -> str:
     if code and code[1] == "NoSuchBucket":
         return "there is no such bucket; check the URL, the region and AWS_ENDPOINT_URL"
     causes = [found[1] for pattern in _CAUSES if (found := re.search(pattern, str(error)))]
+    if causes and causes[0].lower().startswith("no such file"):
+        return "there is no such folder"
     if causes:
         return f"no answer ({causes[0].lower()}); check the network, the proxy and AWS_ENDPOINT_URL"
     return told or " ".join(text.split())[:200]

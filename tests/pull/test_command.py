@@ -59,7 +59,12 @@ def test_tells_what_came(shared: Bucket, tmp_path: Path, fingerprint: str) -> No
     [
         (["https://example.com/x"], 2, "'https://example.com/x' is no URL of an object store; write s3://BUCKET/PATH"),
         (["s3://models/x", "--fingerprint=abc"], 2, "fingerprint must be 64 digits and letters a to f, got 'abc'"),
-        (["s3://models/x", "--credentials=/nowhere"], 2, "--credentials /nowhere: can't be read"),
+        (
+            ["s3://models/x", "--credentials=/nowhere"],
+            2,
+            "--credentials /nowhere: can't be read: No such file or directory",
+        ),
+        (["file:///nowhere"], 5, "file:///nowhere: can't open it: there is no such folder"),
         (["s3://models/nothing"], 5, "s3://models/nothing: no model repository (no */config.pbtxt in it)"),
     ],
 )
