@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from peers import environment
-from results import keep
+from results import keep, kept
 
 from deploykit.deploy import deploy
 from deploykit.deploy.config import DeployConfig
@@ -43,7 +43,7 @@ def main() -> None:
             for overlay in sorted((written / "overlays").iterdir()):
                 figures[f"{name}: {overlay.name}"] = found = scan(checkov, overlay)
                 print(f"{found['passed']:4d} passed, {found['skipped']} skipped  {name}: {overlay.name}")
-    keep("manifests", {"checkov": figures})
+    keep("manifests", {**kept("manifests"), "checkov": figures})
 
 
 def scan(checkov: Path, overlay: Path) -> dict[str, int]:

@@ -18,6 +18,8 @@ MODULES = {
     "PodMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor",
     "PrometheusRule": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",
 }
+NEWER = {"ScaledObject": ("fallback", "behavior")}
+"""What the operators know and these packages don't yet: `fallback.behavior` is in KEDA's definition since 2.17."""
 Refused = Callable[[Object], str]
 
 
@@ -52,7 +54,10 @@ def told(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_is_one_by_its_operators_schema(kind: str, refused: Refused, everything: list[Object]) -> None:
-    good = find(everything, kind)
+    good = json.loads(json.dumps(find(everything, kind)))
+    if newer := NEWER.get(kind):
+        assert newer[1] in refused(good)  # else this exception is to be deleted
+        del good["spec"][newer[0]][newer[1]]
     assert refused(good) == ""
     assert "surplus" in refused({**good, "spec": {**good["spec"], "surplus": 1}})
 

@@ -5,6 +5,7 @@ so one that might is left alone.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +36,10 @@ def matches(pattern: str, text: str) -> bool | None:
     if not _steps(pattern, len(text)) <= _MOST_STEPS:
         return None
     try:
-        return re.fullmatch(pattern, text) is not None
+        with warnings.catch_warnings():
+            # Of sets within sets, which neither Go nor Python has.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.fullmatch(pattern, text) is not None
     except (re.error, RecursionError, OverflowError):
         return None
 
