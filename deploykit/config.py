@@ -379,14 +379,8 @@ class TrainConfig:
     """Of the first weights and of the order of the text."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "num_key_value_heads",
-            "intermediate_size",
-            "batch_size",
-        ):
+        sizes = ("hidden_size", "num_layers", "num_heads", "num_key_value_heads", "intermediate_size", "batch_size")
+        for name in sizes:
             _at_least(name, getattr(self, name), 1)
         _at_least("vocab_size", self.vocab_size, 260, "entries (256 bytes and the specials)")
         _at_least("sequence_length", self.sequence_length, 2, "tokens")
@@ -403,5 +397,5 @@ class TrainConfig:
             )
         if self.max_context < self.sequence_length:
             raise ConfigError(
-                f"max_context ({self.max_context}) must hold a sequence_length of {self.sequence_length} tokens"
+                f"max_context ({self.max_context}) must hold sequence_length ({self.sequence_length}) tokens"
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from deploykit.deploy.check import kustomization_rules
+import deploykit.deploy.check.kustomization_rules as kustomization_rules
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.kustomizing import (
     Kustomization,

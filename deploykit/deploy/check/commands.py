@@ -7,8 +7,8 @@ from dataclasses import field as default
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
+import deploykit.deploy.check.flags as flags
 from deploykit.config import EngineConfig, GatewayConfig, ServeConfig
-from deploykit.deploy.check import flags
 from deploykit.deploy.check.manifests import Container, mapping, sequence
 from deploykit.deploy.check.options import Option, Problem, Reading
 from deploykit.deploy.check.words import Word, is_known, words

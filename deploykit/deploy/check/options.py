@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from deploykit.deploy.check import flags
+import deploykit.deploy.check.flags as flags
 from deploykit.deploy.check.words import Word, is_known
 from deploykit.errors import ConfigError
 from deploykit.sizes import parse_bytes

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from deploykit.deploy.check import words
+import deploykit.deploy.check.words as words
 from deploykit.deploy.check.finding import Finding, Level
 from deploykit.deploy.check.manifests import Container, Manifests, Pods, Resource, mapping, sequence
 from deploykit.deploy.check.nearest import nearest

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from deploykit.deploy.check import api
+import deploykit.deploy.check.api as api
 from deploykit.deploy.check.amounts import whole
 from deploykit.deploy.check.custom_kinds import CUSTOM
 from deploykit.deploy.check.finding import Finding, Level
