@@ -396,6 +396,4 @@ class TrainConfig:
                 f"and that of num_key_value_heads ({self.num_key_value_heads})"
             )
         if self.max_context < self.sequence_length:
-            raise ConfigError(
-                f"max_context ({self.max_context}) must hold sequence_length ({self.sequence_length}) tokens"
-            )
+            raise ConfigError(f"max_context {self.max_context} is less than sequence_length {self.sequence_length}")
