@@ -221,7 +221,7 @@ def open_files() -> int:
     found = 0
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
-            found += os.readlink(entry).startswith("/")
+            found += entry.readlink().is_absolute()
     return found
 
 
