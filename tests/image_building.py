@@ -31,14 +31,8 @@ TORCH: Final = "opt/tritonserver/backends/pytorch/libtorch.so"
 """What NVIDIA's image has and production must not."""
 
 _SUITE: Final = "bookworm"
-_MIRROR: Final = "http://deb.debian.org/debian"
 # What Debian's own image leaves out, and the lines by which its packages stay out later.
 _LEFT_OUT: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
-_SOURCES: Final = f"""\
-deb {_MIRROR} {_SUITE} main
-deb {_MIRROR} {_SUITE}-updates main
-deb {_MIRROR}-security {_SUITE}-security main
-"""
 
 
 def missing() -> str | None:
@@ -165,7 +159,7 @@ def build_model(store: Store, runtime: Image, context: Path) -> Image:
 def _base_archive(folder: Path) -> Path:
     root, archive = folder / "debian", folder / "debian.tar"
     if not archive.exists():
-        made = ["debootstrap", "--variant=minbase", _SUITE, str(root), _MIRROR]
+        made = ["debootstrap", "--variant=minbase", _SUITE, str(root)]
         subprocess.run(made, check=True, capture_output=True)
         _slim(root)
         draft = archive.with_suffix(".part")
@@ -183,7 +177,14 @@ def _slim(root: Path) -> None:
     for file in (*(root / "var/cache/apt/archives").glob("*.deb"), *(root / "var/lib/apt/lists").glob("*_*")):
         file.unlink()
     (root / "etc/dpkg/dpkg.cfg.d/docker").write_text("".join(f"path-exclude /{each}/*\n" for each in _LEFT_OUT))
-    (root / "etc/apt/sources.list").write_text(_SOURCES)
+    sources = root / "etc/apt/sources.list"
+    # Debootstrap's own choice: `deb MIRROR SUITE main`.
+    mirror = sources.read_text().split()[1]
+    sources.write_text(
+        f"deb {mirror} {_SUITE} main\n"
+        f"deb {mirror} {_SUITE}-updates main\n"
+        f"deb {mirror}-security {_SUITE}-security main\n"
+    )
     # A mirror may be a copy of another day.
     (root / "etc/apt/apt.conf.d/99copy").write_text(
         'Acquire::Check-Valid-Until "false";\nAcquire::Check-Date "false";\n'
