@@ -53,8 +53,7 @@ def gpu_node_without_toleration(manifests: Manifests, _facts: ModelFacts | None)
             yield pods.resource.find(
                 "gpu-node-without-toleration", f"{pods.path}.tolerations", None,
                 f"nodeSelector asks for {labels[0]}, and nodes with GPUs usually have the taint nvidia.com/gpu: the "
-                "pod may "
-                "stay pending",
+                "pod may stay pending",
                 "add {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}", level="warning",
             )  # fmt: skip
 

@@ -37,8 +37,7 @@ def liveness_on_readiness(manifests: Manifests, _facts: ModelFacts | None) -> It
             yield probe.pods.resource.find(
                 "liveness-on-readiness", target.path_field, target.path,
                 f"{called(server)} answers 503 there whenever {cause}, and would be killed after {probe.window} s of "
-                "it, "
-                "which makes it take longer",
+                "it, which makes it take longer",
                 f"write {'/health/live' if server.kind == 'gateway' else '/v2/health/live'}",
                 level="warning" if server.kind == "tritonserver" else "error",
             )  # fmt: skip
@@ -54,8 +53,7 @@ def readiness_on_liveness(manifests: Manifests, _facts: ModelFacts | None) -> It
                 yield probe.pods.resource.find(
                     "readiness-on-liveness", target.path_field, target.path,
                     f"{called(server)} answers 200 there while models load and while they are away: the pod gets "
-                    "requests "
-                    "that fail",
+                    "requests that fail",
                     f"write {_READY[server.kind][0]}",
                 )  # fmt: skip
 
@@ -70,8 +68,7 @@ def liveness_blind(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[
                 yield probe.pods.resource.find(
                     "liveness-blind", target.port_field, target.shown,
                     "Triton's own health stays green when the process of its Python backend is dead or hangs; what "
-                    "deploykit "
-                    f"serve knows of it is on port health ({server.ports.get('health', 'unknown')})",
+                    f"deploykit serve knows of it is on port health ({server.ports.get('health', 'unknown')})",
                     "probe /v2/health/live of the port health", level="warning",
                 )  # fmt: skip
 
@@ -98,8 +95,7 @@ def startup_too_short(manifests: Manifests, facts: ModelFacts | None) -> Iterato
             yield probe.pods.resource.find(
                 "startup-too-short", f"{probe.path}.failureThreshold", probe.number("failureThreshold"),
                 f"the container is killed after {probe.arithmetic}, and the model takes {facts.load_seconds:.1f} s to "
-                "load "
-                f"{'as measured' if facts.load_measured else 'as estimated'}, longer on a busy node",
+                f"load {'as measured' if facts.load_measured else 'as estimated'}, longer on a busy node",
                 f"write failureThreshold: {needed} (three times as "
                 "long)" if probe.kind == "startupProbe" else "add a startupProbe",
                 level="error" if sure else "warning",
@@ -161,8 +157,7 @@ def no_readiness_probe(manifests: Manifests, _facts: ModelFacts | None) -> Itera
                 yield pods.resource.find(
                     "no-readiness-probe", f"{container.path}.readinessProbe", None,
                     f"a container without one counts as ready when it starts, and {called(server)} loads its model "
-                    "first: "
-                    "a Service sends it requests that fail",
+                    "first: a Service sends it requests that fail",
                     "add one", level="warning",
                 )  # fmt: skip
 

@@ -86,8 +86,7 @@ def pause_beyond_grace(manifests: Manifests, _facts: ModelFacts | None) -> Itera
             yield pods.resource.find(
                 "pause-beyond-grace", f"{container.path}.lifecycle.preStop", f"{pause} s",
                 f"terminationGracePeriodSeconds is {grace}, counted from before the pause: the process gets no time "
-                "of its own"
-                f"{refused}",
+                f"of its own{refused}",
                 f"raise it to {pause + GRACE} or "
                 "so", level="error" if pause > grace or any(servers(pods)) else "warning",
             )  # fmt: skip
@@ -103,8 +102,7 @@ def no_pause_before_end(manifests: Manifests, _facts: ModelFacts | None) -> Iter
                 yield pods.resource.find(
                     "no-pause-before-end", f"{container.path}.lifecycle.preStop", None,
                     f"a pod that ends is taken off its Services while it ends, and {server.kind} refuses requests "
-                    "from the "
-                    "first moment on: those that still come fail",
+                    "from the first moment on: those that still come fail",
                     'add a preStop pause of 5 to 15 s: exec: {command: [sleep, "15"]}', level="warning",
                 )  # fmt: skip
 
@@ -121,8 +119,7 @@ def triton_ends_before_gateway(manifests: Manifests, _facts: ModelFacts | None) 
                     yield pods.resource.find(
                         "triton-ends-before-gateway", f"{other.path}.lifecycle.preStop", f"{theirs} s",
                         f"container {container.name!r} goes on taking requests for {mine} s, and Triton refuses them "
-                        "after "
-                        f"{theirs} s",
+                        f"after {theirs} s",
                         f"let it pause {mine} s, too", level="warning",
                     )  # fmt: skip
 

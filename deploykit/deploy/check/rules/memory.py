@@ -52,8 +52,7 @@ def cache_over_limit(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
                 yield pods.resource.find(
                     "cache-over-limit", f"{container.path}.{server.field('--cache-memory')}", spell_quantity(cache),
                     f"limits.memory is {spell_quantity(limit)}, and weights, activations and the process come on top: "
-                    "the "
-                    "kernel ends it",
+                    "the kernel ends it",
                     "write less, or raise the limit",
                 )  # fmt: skip
 

@@ -85,8 +85,7 @@ def gateway_unknown_host(manifests: Manifests, _facts: ModelFacts | None) -> Ite
             yield endpoint.pods.resource.find(
                 "gateway-unknown-host", endpoint.field, endpoint.text,
                 f"no Service of that name is among the manifests (there are: {services}); if it isn't in the cluster "
-                "either, "
-                "every request is answered with 503",
+                "either, every request is answered with 503",
                 "name the Service of Triton's pods", level="warning",
             )  # fmt: skip
 
@@ -178,8 +177,7 @@ def policy_namespace_label(manifests: Manifests, _facts: ModelFacts | None) -> I
                             "policy-namespace-label", f"{path}.{side}[{index}].namespaceSelector.matchLabels.{key}",
                             mapping(selector.get("matchLabels"))[key],
                             "namespaces have the label kubernetes.io/metadata.name of themselves, and others only if "
-                            "somebody "
-                            "has set them",
+                            "somebody has set them",
                             "write kubernetes.io/metadata.name", level="warning",
                         )  # fmt: skip
 
@@ -197,8 +195,7 @@ def policy_shuts_service(manifests: Manifests, _facts: ModelFacts | None) -> Ite
                     yield policies[0].find(
                         "policy-shuts-service", "spec.ingress", "",
                         f"{service.title} sends its port {port.get('port')} to {number} of {pods.resource.title}, and "
-                        "no "
-                        f"policy lets anybody in there (spec.ports[{index}]): connections time out",
+                        f"no policy lets anybody in there (spec.ports[{index}]): connections time out",
                         f"let {number} in, or take it out of the Service",
                     )  # fmt: skip
 

@@ -184,8 +184,7 @@ def service_target_closed(manifests: Manifests, _facts: ModelFacts | None) -> It
                 yield service.find(
                     "service-target-closed", f"spec.ports[{index}].targetPort", value,
                     f"nothing listens on {number} in {pods.resource.title}, whose commands listen on {ports}: "
-                    "connections are "
-                    "refused",
+                    "connections are refused",
                     "write one of those",
                 )  # fmt: skip
 
@@ -251,8 +250,7 @@ def port_taken(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
                     yield pods.resource.find(
                         "port-taken", f"{container.path}.{server.field(flag)}", number,
                         f"{mine} and {other} are the same port, and a pod's containers share their addresses: the "
-                        "second ends "
-                        "with 'address already in use'",
+                        "second ends with 'address already in use'",
                         f"give {flag} another number",
                     )  # fmt: skip
 

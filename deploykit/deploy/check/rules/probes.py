@@ -209,8 +209,7 @@ def probe_reaches_loopback(manifests: Manifests, _facts: ModelFacts | None) -> I
                     "probe-reaches-loopback", target.port_field, target.shown,
                     f"{called(server)} listens on {server.hosts[name]}"
                     f"{'' if '--host' in server.options else ' (its default)'}, and the kubelet knocks at the pod's "
-                    "address: "
-                    "the probe fails",
+                    "address: the probe fails",
                     "add --host=0.0.0.0 to the command",
                 )  # fmt: skip
 

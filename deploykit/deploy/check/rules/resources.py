@@ -169,8 +169,7 @@ def no_memory_limit(manifests: Manifests, _facts: ModelFacts | None) -> Iterator
                     if fixed
                     else (
                         "without a limit the engine takes up to half of the node's free memory for its cache, beside "
-                        "others that "
-                        "were promised theirs"
+                        "others that were promised theirs"
                     )
                 )
                 yield pods.resource.find(
@@ -194,8 +193,7 @@ def threads_over_cpu(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
                 yield pods.resource.find(
                     "threads-over-cpu", f"{container.path}.{server.field('--threads')}", threads,
                     f"limits.cpu is {float(limit):g}, and ONNX Runtime's threads{each} wait for each other in busy "
-                    "loops: they "
-                    "are throttled in the middle of a step",
+                    "loops: they are throttled in the middle of a step",
                     f"write --threads={max(1, int(limit / max(1, len(server.models))))}, or raise the "
                     "limit", level="warning",
                 )  # fmt: skip

@@ -132,8 +132,7 @@ def rollout_deadline(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
             yield resource.find(
                 "rollout-deadline", field, given,
                 f"{default} less than the startup probe and minReadySeconds grant ({start} s + {settle} s): the "
-                "rollout "
-                "counts as failed while a pod may still come up",
+                "rollout counts as failed while a pod may still come up",
                 f"write {start + settle + 60} or more", level="warning",
             )  # fmt: skip
 

@@ -241,8 +241,7 @@ def server_scaled_to_nothing(manifests: Manifests, _facts: ModelFacts | None) ->
             yield scaler.find(
                 "server-scaled-to-nothing", "spec.minReplicaCount", given,
                 f"{'the default is 0' if given is None else 'with none'}: the first request after a pause fails until "
-                "a model "
-                "has loaded, and metrics of the pods themselves never wake it",
+                "a model has loaded, and metrics of the pods themselves never wake it",
                 "write 2", level="warning",
             )  # fmt: skip
 

@@ -103,8 +103,7 @@ def disk_over_limit(manifests: Manifests, _facts: ModelFacts | None) -> Iterator
                 yield pods.resource.find(
                     "disk-over-limit", f"{pods.path}.volumes[{index}].emptyDir.sizeLimit", mapping(empty)["sizeLimit"],
                     f"the containers' limits.ephemeral-storage are {spell_quantity(total)} together, and the volume "
-                    "counts in "
-                    "it: the pod is evicted before the volume is full",
+                    "counts in it: the pod is evicted before the volume is full",
                     "raise those limits, or write less", level="warning",
                 )  # fmt: skip
 
