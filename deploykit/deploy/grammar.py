@@ -14,6 +14,8 @@ SUBDOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a
 """A DNS subdomain (RFC 1123), which the names of most objects are."""
 LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 """The value of a label, as nodes have them."""
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+"""An image's digest: https://github.com/opencontainers/image-spec, `descriptor.md`."""
 _HOST: Final = r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*(:[0-9]{1,5})?"
 _PART: Final = r"[a-z0-9]+(([.]|_{1,2}|-+)[a-z0-9]+)*"
 IMAGE: Final = re.compile(

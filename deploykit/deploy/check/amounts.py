@@ -10,7 +10,6 @@ from deploykit.deploy.check.manifests import mapping
 from deploykit.deploy.check.quantities import QuantityError, parse_quantity
 
 _PERCENT: Final = re.compile(r"([0-9]{1,9})%")
-MIB: Final = 2**20
 
 
 def whole(value: object) -> int | None:

@@ -116,6 +116,11 @@ class Probe:
             shown=found[0],
         )
 
+    def reached(self) -> Iterator[tuple[Target, Server, str]]:
+        """Yield where it knocks, with each of `listeners` there."""
+        if target := self.target:
+            yield from ((target, server, name) for server, name in self.listeners)
+
     @property
     def listeners(self) -> list[tuple[Server, str]]:
         """Return the known servers of the pod that listen where it knocks, with the port's name in their command."""

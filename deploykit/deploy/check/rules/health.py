@@ -27,9 +27,9 @@ _LIVE: Final[Mapping[str, tuple[str, ...]]] = {"serve": ("/v2/health/live",), "g
 def liveness_on_readiness(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A liveness probe of a path that is red while models load: recovering ends in being killed."""
     for probe in probes(manifests, "livenessProbe"):
-        target = probe.target
-        for server, name in probe.listeners if target and target.protocol == "http" else []:
-            assert target is not None
+        for target, server, name in probe.reached():
+            if target.protocol != "http":
+                continue
             path = target.path.partition("?")[0]
             if path not in _READY[server.kind] and not (name == "http" and path.endswith("/ready")):
                 continue
@@ -46,10 +46,8 @@ def liveness_on_readiness(manifests: Manifests, _facts: ModelFacts | None) -> It
 def readiness_on_liveness(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A readiness probe of a path that is green before the models are there: callers come too early."""
     for probe in probes(manifests, "readinessProbe"):
-        target = probe.target
-        for server, _ in probe.listeners if target and target.protocol == "http" else []:
-            assert target is not None
-            if target.path.partition("?")[0] in _LIVE.get(server.kind, ()):
+        for target, server, _ in probe.reached():
+            if target.protocol == "http" and target.path.partition("?")[0] in _LIVE.get(server.kind, ()):
                 yield probe.pods.resource.find(
                     "readiness-on-liveness", target.path_field, target.path,
                     f"{called(server)} answers 200 there while models load and while they are away: the pod gets "
@@ -61,9 +59,7 @@ def readiness_on_liveness(manifests: Manifests, _facts: ModelFacts | None) -> It
 def liveness_blind(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A liveness probe of Triton's own ports under `deploykit serve`: they stay green over a dead backend."""
     for probe in probes(manifests, "livenessProbe"):
-        target = probe.target
-        for server, name in probe.listeners if target else []:
-            assert target is not None
+        for target, server, name in probe.reached():
             if server.kind == "serve" and name in ("http", "grpc", "metrics"):
                 yield probe.pods.resource.find(
                     "liveness-blind", target.port_field, target.shown,

@@ -10,6 +10,7 @@ from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Container, Manifests, Pods, mapping, sequence
 from deploykit.deploy.check.workloads import servers
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.grammar import DIGEST
 from deploykit.listening import is_loopback
 
 _REPOSITORY: Final = re.compile(
@@ -17,7 +18,6 @@ _REPOSITORY: Final = re.compile(
     r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
 )
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _PLACEHOLDER: Final = re.compile(r"[${}<>]")
 _BUILT_LATER: Final = "ko://"
 """What stands before a program's path where ko builds the image and writes its name."""
@@ -38,7 +38,7 @@ def image_name(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
             remedy = "write the image's name"
         elif not _REPOSITORY.fullmatch(repository):
             why, remedy = "a repository is written in small letters, digits, '.', '_', '-' and '/'", "write it so"
-        elif digest is not None and not _DIGEST.fullmatch(digest):
+        elif digest is not None and not DIGEST.fullmatch(digest):
             why, remedy = "a digest is sha256: and 64 hexadecimal digits", "copy all of it"
         elif tag is not None and not _TAG.fullmatch(tag):
             why, remedy = "a tag has up to 128 letters, digits, '.', '_' and '-'", "write such a tag"

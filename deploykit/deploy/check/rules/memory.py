@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
 
-from deploykit.deploy.check.amounts import MIB, amount, resource
+from deploykit.deploy.check.amounts import amount, resource
 from deploykit.deploy.check.commands import Server
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Container, Manifests, Pods, mapping
@@ -13,11 +13,9 @@ from deploykit.deploy.check.quantities import spell_quantity
 from deploykit.deploy.check.volumes import Mount, mounted_at, mounts
 from deploykit.deploy.check.workloads import servers
 from deploykit.deploy.facts import ModelFacts
-from deploykit.deploy.sizing import BACKEND, SUPERVISOR, TRITON, with_reserve
+from deploykit.deploy.sizing import BACKEND, SHARED_MEMORY, SUPERVISOR, TRITON, with_reserve
 
 _SHM: Final = "/dev/shm"  # noqa: S108  # where Triton's Python backend keeps its shared memory
-_SHM_EACH: Final = 64 * MIB
-"""What an instance of Triton's Python backend asks for; also what a container gets without a mount."""
 
 
 def memory_below_model(manifests: Manifests, facts: ModelFacts | None) -> Iterator[Finding]:
@@ -62,8 +60,9 @@ def shm_too_small(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[F
     for pods in manifests.pods():
         for container, server in servers(pods, "serve"):
             mount = mounted_at(pods, container, _SHM)
-            size = _size(mount) if mount else Fraction(_SHM_EACH)
-            needed = _SHM_EACH * max(1, len(server.models))
+            # What a container gets without a mount is as much as an instance asks for.
+            size = _size(mount) if mount else Fraction(SHARED_MEMORY)
+            needed = SHARED_MEMORY * max(1, len(server.models))
             if size is None or size >= needed:
                 continue
             field = f"{mount.volume_field}.emptyDir.sizeLimit" if mount else f"{container.path}.volumeMounts"

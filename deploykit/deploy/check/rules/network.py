@@ -52,11 +52,10 @@ def gateway_service_port(manifests: Manifests, _facts: ModelFacts | None) -> Ite
         service = service_named(manifests, endpoint.host, pods.resource.namespace)
         if service is None or endpoint.port is None:
             continue
-        ports = [mapping(port) for port in sequence(service.spec.get("ports"))]
-        port = next((each for each in ports if each.get("port") == endpoint.port), None)
+        port = _port(service, endpoint.port)
         headless = service.spec.get("clusterIP") == "None"
         if port is None and not headless:
-            numbers = ", ".join(str(each.get("port")) for each in ports)
+            numbers = ", ".join(str(mapping(each).get("port")) for each in sequence(service.spec.get("ports")))
             why = f"{service.title} has the ports {numbers}"
             yield pods.resource.find(
                 "gateway-service-port", endpoint.field, endpoint.text, why, "write its port for gRPC"
@@ -207,9 +206,7 @@ def policy_shuts_gateway(manifests: Manifests, _facts: ModelFacts | None) -> Ite
         service = service_named(manifests, endpoint.host, mine.resource.namespace)
         if service is None or endpoint.port is None:
             continue
-        port = next(
-            (p for p in map(mapping, sequence(service.spec.get("ports"))) if p.get("port") == endpoint.port), {}
-        )
+        port = _port(service, endpoint.port) or {}
         for pods in behind(manifests, service):
             number = port_number(pods, port.get("targetPort", endpoint.port))
             policies = isolating(manifests, pods, "Ingress")
@@ -293,6 +290,11 @@ def _asked(manifests: Manifests) -> Iterator[Endpoint]:
                 and endpoint.field == f"{container.path}.{server.field('--triton')}"
             ):
                 yield endpoint
+
+
+def _port(service: Resource, number: int) -> Mapping[str, Any] | None:
+    """Return the port of a Service by its number."""
+    return next((p for p in map(mapping, sequence(service.spec.get("ports"))) if p.get("port") == number), None)
 
 
 def _has_port(pods: Pods, name: str) -> bool:

@@ -19,11 +19,11 @@ from deploykit.deploy.check.workloads import (
     stays,
 )
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.grammar import LABEL
 from deploykit.listening import is_loopback
 
 _NAME: Final = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 """IANA_SVC_NAME of the API: 1 to 15 of a-z, 0-9 and '-', a letter among them."""
-_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NODE_PORTS: Final = range(30000, 32768)
 """`--service-node-port-range` of the API server by default."""
 _OUTSIDE: Final = ("NodePort", "LoadBalancer")
@@ -78,7 +78,7 @@ def service_ports(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[F
             if name is None and len(ports) > 1:
                 why = "a Service of several ports needs a name for each; the API server refuses it"
                 yield service.find("service-ports", f"{field}.name", None, why, "name it")
-            elif name is not None and (not isinstance(name, str) or not _LABEL.fullmatch(name)):
+            elif name is not None and (not isinstance(name, str) or not LABEL.fullmatch(name)):
                 why = "the name must be 1 to 63 of a-z, 0-9 and '-'; the API server refuses it"
                 yield service.find("service-ports", f"{field}.name", name, why, "write a plainer name")
             elif name is not None and names[str(name)] > 1:

@@ -142,11 +142,8 @@ def probe_port_closed(manifests: Manifests, _facts: ModelFacts | None) -> Iterat
 def probe_path(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A probe of a path that the port doesn't answer: every answer is 404 or 401."""
     for probe in probes(manifests):
-        target = probe.target
-        if target is None or target.protocol != "http":
-            continue
-        for server, name in probe.listeners:
-            if name == "grpc" or name not in server.paths:
+        for target, server, name in probe.reached():
+            if target.protocol != "http" or name == "grpc" or name not in server.paths:
                 continue
             guarded = any(target.path.partition("?")[0] == path for path in server.guarded)
             if server.answers(name, target.path) and not (guarded and not _has_key(probe)):
@@ -163,9 +160,7 @@ def probe_path(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Find
 def probe_protocol(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A probe in a protocol that the port doesn't speak: HTTP to gRPC, gRPC to HTTP, or TLS."""
     for probe in probes(manifests):
-        target = probe.target
-        for server, name in probe.listeners if target else []:
-            assert target is not None
+        for target, server, name in probe.reached():
             speaks = "gRPC" if name == "grpc" else "HTTP"
             wants = {"http": "HTTP", "grpc": "gRPC", "tcp": speaks}[target.protocol]
             tls = target.scheme == "HTTPS" and target.protocol == "http" and name != "grpc"

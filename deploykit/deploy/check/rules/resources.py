@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from deploykit.deploy.check.amounts import MIB, amount, resource
+from deploykit.deploy.check.amounts import amount, resource
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.check.manifests import Manifests, Pods, Resource, mapping, sequence
 from deploykit.deploy.check.quantities import spell_quantity
 from deploykit.deploy.check.workloads import fewest, servers
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.sizing import MIB
 
 _BYTES: Final = ("memory", "ephemeral-storage", "storage")
 _OF_CONTAINERS: Final = ("cpu", "memory", "ephemeral-storage")

@@ -11,6 +11,7 @@ from deploykit.deploy.check.manifests import Manifests, mapping, sequence
 from deploykit.deploy.check.words import is_known, words
 from deploykit.deploy.check.workloads import behind, listeners, port_number
 from deploykit.deploy.facts import ModelFacts
+from deploykit.deploy.grammar import DIGEST
 
 _MOST: Final = 0o777
 _FIELDS: Final = re.compile(
@@ -21,7 +22,6 @@ _FIELDS: Final = re.compile(
 _ADDRESS: Final = re.compile(r"[0-9a-fA-F:.]*[:.][0-9a-fA-F:.]*")
 _SLEEP: Final = re.compile(r"(\d+\.?\d*|\.\d+)[smhd]?|infinity")
 """What sleep of a Linux distribution takes."""
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 def file_mode(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def image_volume(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Fi
             if not reference:
                 why = "a volume from an image wants one; the API server refuses it"
                 yield pods.resource.find("image-volume", field, None, why, "add reference: REPOSITORY@DIGEST")
-            elif "@" in str(reference) and not _DIGEST.fullmatch(str(reference).rpartition("@")[2]):
+            elif "@" in str(reference) and not DIGEST.fullmatch(str(reference).rpartition("@")[2]):
                 why = "a digest is sha256: and 64 of 0-9a-f: the image can't be pulled"
                 yield pods.resource.find("image-volume", field, reference, why, "write the whole digest")
 
