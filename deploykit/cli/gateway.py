@@ -28,20 +28,7 @@ if TYPE_CHECKING:
     "--port", type=int, default=GatewayConfig.port, show_default=True, help="Port to listen on; 0 takes a free one."
 )
 @gateway_options.answering
-@click.option(
-    "--exit-timeout",
-    type=float,
-    default=GatewayConfig.exit_timeout,
-    show_default=True,
-    help="Seconds open streams get at shutdown.",
-)
-@click.option(
-    "--connection-age",
-    type=float,
-    default=GatewayConfig.connection_age,
-    metavar="SECONDS",
-    help="Have callers connect anew after that, so that a balancer moves them on; open streams stay.",
-)
+@options.ending(GatewayConfig)
 @click.option(
     "--log-requests/--no-log-requests",
     default=GatewayConfig.log_requests,

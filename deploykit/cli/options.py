@@ -9,11 +9,13 @@ import click
 from deploykit.config import (
     ConvertConfig,
     EngineConfig,
+    GatewayConfig,
     Method,
     Mode,
     Quantization,
     QuantizeConfig,
     Rounding,
+    ServeConfig,
     ValidateConfig,
 )
 from deploykit.errors import ConfigError
@@ -52,6 +54,27 @@ output = together(
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+def ending(config: type[ServeConfig] | type[GatewayConfig]) -> Callable[[F], F]:
+    """Return the options of a server that callers leave: when it ends, and before."""
+    return together(
+        click.option(
+            "--exit-timeout",
+            type=float,
+            default=config.exit_timeout,
+            show_default=True,
+            help="Seconds open streams get at shutdown.",
+        ),
+        click.option(
+            "--connection-age",
+            type=float,
+            default=config.connection_age,
+            metavar="SECONDS",
+            help="Have callers connect anew after that, so that a balancer moves them on; open streams stay.",
+        ),
+    )
+
 
 throughput = click.option(
     "--throughput",

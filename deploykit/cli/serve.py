@@ -60,20 +60,7 @@ HOST_HELP: Final = "Address of every port, Triton's too: those ask nobody for a 
     show_default=True,
     help="Seconds of silence after which a backend is restarted.",
 )
-@click.option(
-    "--exit-timeout",
-    type=float,
-    default=ServeConfig.exit_timeout,
-    show_default=True,
-    help="Seconds open streams get at shutdown.",
-)
-@click.option(
-    "--connection-age",
-    type=float,
-    default=ServeConfig.connection_age,
-    metavar="SECONDS",
-    help="Have callers connect anew after that, so that a balancer moves them on; open streams stay.",
-)
+@options.ending(ServeConfig)
 @options.running
 @gateway_options.answering
 @options.as_json
