@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from deploykit.deploy import scaling
 from deploykit.deploy.check import Checked, check
+from deploykit.deploy.check.kustomizing import find_renderer
 from deploykit.deploy.check.finding import Finding
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import FILE, ModelFacts
@@ -23,8 +23,6 @@ from deploykit.errors import OutputError
 from deploykit.progress import Progress, silent
 
 STAGE: Final = "deploy"
-RENDERERS: Final = ("kubectl", "kustomize")
-"""Programs of which the linter needs one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def _checked(written: Path, target: Path, facts: ModelFacts) -> Checked | None:
     Raises:
         OutputError: something that breaks.
     """
-    if not any(shutil.which(name) for name in RENDERERS):
+    if find_renderer() is None:
         return None
     checked = check([written], facts=facts)
     found = tuple(_at(finding, written, target) for finding in checked.findings)

@@ -236,15 +236,22 @@ def raw_objects(kustomizations: Sequence[Kustomization]) -> list[Resource]:
     return [resource for path in files for resource in read_file(path, str(path), strict=False).resources]
 
 
+def find_renderer() -> list[str] | None:
+    """Return the command that renders a folder, None where there is none."""
+    for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
+        if path := shutil.which(command[0]):
+            return [path, command[1]]
+    return None
+
+
 def renderer() -> list[str]:
     """Return the command that renders a folder.
 
     Raises:
         ConfigError: neither kubectl nor kustomize is there.
     """
-    for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
-        if path := shutil.which(command[0]):
-            return [path, command[1]]
+    if found := find_renderer():
+        return found
     raise ConfigError(
         "a folder with a kustomization.yaml is rendered by kubectl or kustomize, and neither is on PATH; install one, "
         "or check what `kubectl kustomize DIR` prints: deploykit deploy --check -"
