@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from deploykit.deploy import scaling
 from deploykit.deploy.check import Checked, check
-from deploykit.deploy.check.kustomizing import find_renderer
 from deploykit.deploy.check.finding import Finding
+from deploykit.deploy.check.kustomizing import find_renderer
 from deploykit.deploy.config import DeployConfig
 from deploykit.deploy.facts import FILE, ModelFacts
 from deploykit.deploy.layout import files
