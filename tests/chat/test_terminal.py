@@ -45,6 +45,7 @@ def test_a_whole_conversation(chat: Chat, chatty: Artifact, here: Path) -> None:
     child.sendintr()
     child.expect(r"\(stopped\)\r\n> ")
     child.send("unfinished")
+    child.expect("unfinished")  # else the signal may come between the prompt and the wait for a key, which misses it
     child.sendintr()
     child.expect("Ctrl-D or /exit leaves, /help says what else there is\r\n> ")
     child.sendline("/sa\ttalk.json")

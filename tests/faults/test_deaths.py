@@ -144,6 +144,8 @@ def test_a_killed_backend_is_heard_of_by_every_kind_of_caller(whole: Stack) -> N
     assert whole.server.restarts == restarts + 1
     # The gateway outlives Triton, and finds it again by itself.
     assert whole.gateway() == gateway
+    # Its connection may still wait before it tries again, two seconds at most.
+    until(lambda: whole.complete_or_none(model="slow", max_tokens=1) is not None, 3)
     assert whole.complete(model="slow", max_tokens=8, temperature=0).json["choices"] == before
 
 
