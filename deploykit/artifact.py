@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from deploykit.config import Mode
 from deploykit.errors import ArtifactError
-from deploykit.spec import FAST, VARIANT_FILES, DecoderSpec, Precision, data_file
+from deploykit.spec import FAST, VARIANT_FILES, DecoderSpec, Precision, data_file, graph_files
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -166,17 +166,25 @@ class Artifact:
                 raise ArtifactError(f"{file}: SHA-256 differs from {MANIFEST}; the file was changed, export again")
 
     def graph(self, precision: Precision | None = None) -> Path:
-        """Return the ONNX file of a precision (the served one where None).
+        """Return the ONNX file of a precision (the served one where None); of an encoder-decoder, the decoder's.
 
         Raises:
             ArtifactError: the artifact doesn't hold that precision.
         """
-        name = VARIANT_FILES[precision or self.manifest.served]
-        if name not in self.manifest.files:
+        return self.graphs(precision)[0]
+
+    def graphs(self, precision: Precision | None = None) -> tuple[Path, ...]:
+        """Return the ONNX files of a precision (the served one where None): the decoder's, and any encoder's.
+
+        Raises:
+            ArtifactError: the artifact doesn't hold that precision.
+        """
+        names = graph_files(precision or self.manifest.served, self.manifest.decoder)
+        if any(name not in self.manifest.files for name in names):
             raise ArtifactError(
                 f"{self.path}: no {precision or self.manifest.served} model in it, only {', '.join(self.precisions())}"
             )
-        return self.path / name
+        return tuple(self.path / name for name in names)
 
     def contract(self, precision: Precision | None = None) -> DecoderSpec:
         """Return what the graph of a precision takes and gives (the served one where None)."""
@@ -184,7 +192,11 @@ class Artifact:
 
     def precisions(self) -> list[Precision]:
         """Return the precisions the artifact holds, fp32 first."""
-        return [precision for precision, name in VARIANT_FILES.items() if name in self.manifest.files]
+        return [
+            precision
+            for precision in VARIANT_FILES
+            if all(name in self.manifest.files for name in graph_files(precision, self.manifest.decoder))
+        ]
 
     def precision_for(self, mode: Mode) -> Precision:
         """Return the precision that an engine runs in a mode.
@@ -202,9 +214,9 @@ class Artifact:
         return FAST
 
     def files_of(self, precision: Precision | None = None) -> list[str]:
-        """Return the files of a precision's model (the served one's where None): its graph, and its data if any."""
-        graph = VARIANT_FILES[precision or self.manifest.served]
-        return [name for name in (graph, data_file(graph)) if name in self.manifest.files]
+        """Return the files of a precision's model (the served one's where None): its graphs, and their data if any."""
+        graphs = graph_files(precision or self.manifest.served, self.manifest.decoder)
+        return [name for graph in graphs for name in (graph, data_file(graph)) if name in self.manifest.files]
 
     def size_of(self, precision: Precision | None = None) -> int:
         """Return the bytes of a precision's model (the served one's where None)."""
