@@ -1,8 +1,10 @@
-"""`optimize`: an artifact's fp32 graph, simplified without changing what it computes."""
+"""`optimize`: an artifact's fp32 graphs, simplified without changing what they compute."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -12,7 +14,7 @@ from deploykit.artifact import Artifact, StageRecord
 from deploykit.draft import Draft, draft
 from deploykit.optimize.passes import PASSES, PassReport, run_passes
 from deploykit.progress import Progress, silent
-from deploykit.spec import REPORTS, VARIANT_FILES, data_file
+from deploykit.spec import REPORTS, data_file, graph_files
 
 WORTH_WRITING: Final = 0.01
 """Share of the weights that must have become unused before the rest are written again without them."""
@@ -30,7 +32,8 @@ def optimize(
 ) -> Artifact:
     """Return the artifact at `out`: `source` with its fp32 graph simplified, the other files carried over.
 
-    Weights stay on disk throughout; where no pass changes anything, the graph's files are carried over untouched.
+    Weights stay on disk throughout; where no pass changes anything, the graph's files are carried over untouched. An
+    encoder-decoder has two graphs; the record counts their nodes together.
 
     Args:
         source: an artifact, or the path of one, which is then verified.
@@ -44,26 +47,45 @@ def optimize(
         OutputError: `out` exists, or can't be written.
     """
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
-    file = artifact.graph("fp32")
+    artifact.graph("fp32")  # refuses one without it before any work is done
     with draft(out, overwrite=overwrite) as sheet:
-        model = graph.load(file)
-        stored = _stored(model)
-        model, reports = run_passes(model, progress=progress)
-        changed = any(report.changed for report in reports)
-        written = _write(model, sheet, stored) if changed else set()
+        written: set[str] = set()
+        reports: list[list[PassReport]] = []
+        for name in graph_files("fp32", artifact.manifest.decoder):
+            changed, found = _optimized(artifact.path / name, sheet, name, progress)
+            written |= changed
+            reports.append(found)
         sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written | REPORTS], link=link)
         record = StageRecord(
             stage="optimize",
             options={},
             versions={name: version(name) for name in ("onnx-ir", "onnxscript")},
-            result=_result(reports),
+            result=_result([_together(of_one_pass) for of_one_pass in zip(*reports, strict=True)]),
         )
         return sheet.commit(replace(artifact.manifest, history=(*artifact.manifest.history, record)))
 
 
-def _write(model: ir.Model, sheet: Draft, stored: set[tuple[int, int]]) -> set[str]:
+def _optimized(file: Path, sheet: Draft, name: str, progress: Progress) -> tuple[set[str], list[PassReport]]:
+    """Write a graph if a pass changes it; return the names of the files written, and what each pass did."""
+    model = graph.load(file)
+    stored = _stored(model)
+    model, reports = run_passes(model, progress=progress)
+    return _write(model, sheet, name, stored) if any(report.changed for report in reports) else set(), reports
+
+
+def _together(reports: Sequence[PassReport]) -> PassReport:
+    """Return what a pass did in all graphs."""
+    return PassReport(
+        name=reports[0].name,
+        changed=any(report.changed for report in reports),
+        nodes_before=sum(report.nodes_before for report in reports),
+        nodes_after=sum(report.nodes_after for report in reports),
+        seconds=round(sum(report.seconds for report in reports), 4),
+    )
+
+
+def _write(model: ir.Model, sheet: Draft, name: str, stored: set[tuple[int, int]]) -> set[str]:
     """Write what changed and return the names of the files that must not be carried over."""
-    name = VARIANT_FILES["fp32"]
     tensors = [value.const_value for value in model.graph.initializers.values()]
     grown = any(
         tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes >= graph.INLINE_BYTES

@@ -14,10 +14,8 @@ from deploykit.config import QuantizeConfig
 from deploykit.draft import Draft, draft
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.progress import Progress, silent
-from deploykit.quantize.dynamic import quantize_activations
-from deploykit.quantize.half import halve, halve_quantized
-from deploykit.quantize.weight_only import quantize_weights
-from deploykit.spec import HALF, REPORTS, VARIANT_FILES, Precision, data_file
+from deploykit.quantize.write import check_pair, write_graphs
+from deploykit.spec import HALF, REPORTS, VARIANT_FILES, Precision, data_file, graph_files
 
 __all__ = ["quantize"]
 
@@ -49,7 +47,8 @@ def quantize(
 
     Raises:
         ArtifactError: `source` is no sound artifact, holds no fp32 graph, or a weight holds NaN or Inf.
-        ConfigError: the precision is `auto`, no weight is named in `more_bits`, or the calibration text can't be read.
+        ConfigError: the precision is `auto`, or one that an encoder-decoder can't have; no weight is named in
+            `more_bits`, or the calibration text can't be read.
         OutputError: `out` exists, or can't be written.
     """
     config = config or QuantizeConfig()
@@ -57,6 +56,7 @@ def quantize(
         raise ConfigError("quantize auto measures whole models, which this stage alone can't; use deploykit export")
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
     artifact.graph("fp32")  # refuses one without it before any work is done
+    check_pair(artifact, config)
     precision: Precision = "fp32" if config.precision == "none" else config.precision
     with draft(out, overwrite=overwrite) as sheet:
         result: dict[str, Any] = {}
@@ -64,10 +64,10 @@ def quantize(
         parity = dict(artifact.manifest.parity)
         if precision != "fp32":
             start = time.perf_counter()
-            result = _write(artifact, sheet.file(VARIANT_FILES[precision]), precision, config, progress)
+            names = graph_files(precision, artifact.manifest.decoder)
+            result = write_graphs(artifact, [sheet.file(name) for name in names], precision, config, progress=progress)
             result["seconds"] = round(time.perf_counter() - start, 3)
-            written = {VARIANT_FILES[precision], data_file(VARIANT_FILES[precision])}
-            written |= _announce(artifact, sheet, precision)
+            written = {*names, *map(data_file, names), *_announce(artifact, sheet, precision)}
             # What was found for an earlier model of this precision doesn't hold for the new one.
             parity.pop(precision, None)
         sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written | REPORTS], link=link)
@@ -83,34 +83,6 @@ def quantize(
         return sheet.commit(manifest)
 
 
-def _write(
-    artifact: Artifact, target: Path, precision: Precision, config: QuantizeConfig, progress: Progress
-) -> dict[str, Any]:
-    """Write the quantized graph and return the figures of the record."""
-    source = artifact.graph("fp32")
-    if precision == "dynamic-int8":
-        figures = quantize_activations(source, target, progress=progress)
-    elif precision == "fp16":
-        figures = halve(source, target, progress=progress)
-    elif precision == "int4-fp16":
-        figures = halve_quantized(
-            lambda file: quantize_weights(artifact, file, config, progress=progress), target, progress=progress
-        )
-    else:
-        figures = quantize_weights(artifact, target, config, progress=progress)
-    if not figures["products"]:
-        raise ArtifactError(
-            f"{source}: no product with constant weights in it, so {precision} changes nothing; use none"
-        )
-    return {"bytes_before": _size(source), "bytes_after": _size(target), **figures}
-
-
-def _size(file: Path) -> int:
-    """Return the bytes of a graph file and its data file together."""
-    data = file.with_name(data_file(file.name))
-    return file.stat().st_size + (data.stat().st_size if data.exists() else 0)
-
-
 def _announce(artifact: Artifact, sheet: Draft, precision: Precision) -> set[str]:
     """Tell transformers.js, in `config.json`, what it can't see in the new graph; return the files written.
 
@@ -119,14 +91,16 @@ def _announce(artifact: Artifact, sheet: Draft, precision: Precision) -> set[str
     """
     if "config.json" not in artifact.manifest.files:
         return set()
-    file, graph = artifact.path / "config.json", Path(VARIANT_FILES[precision])
+    file = artifact.path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         told = config.setdefault("transformers.js_config", {})
-        data = sheet.path / data_file(VARIANT_FILES[precision])
-        told.setdefault("use_external_data_format", {})[graph.name] = int(data.exists())
+        for name in graph_files(precision, artifact.manifest.decoder):
+            data = sheet.path / data_file(name)
+            told.setdefault("use_external_data_format", {})[Path(name).name] = int(data.exists())
         if precision in HALF:
-            told.setdefault("kv_cache_dtype", {})[graph.stem.removeprefix("model_")] = "float16"
+            ending = Path(VARIANT_FILES[precision]).stem.removeprefix("model_")
+            told.setdefault("kv_cache_dtype", {})[ending] = "float16"
     except (ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{file}: can't be read as a model's configuration: {error}; export again") from error
     sheet.write_json("config.json", config)

@@ -133,8 +133,10 @@ class _Rewriter:
         ir.convenience.replace_nodes_and_values(self.graph, old, [old], new, old.outputs, new[-1].outputs)
 
 
-def quantize_weights(artifact: Artifact, target: Path, config: QuantizeConfig, *, progress: Progress) -> dict[str, Any]:
-    """Write the artifact's fp32 graph to `target` with its weights in fewer bits; return what was done and left.
+def quantize_weights(
+    artifact: Artifact, source: Path, target: Path, config: QuantizeConfig, *, progress: Progress
+) -> dict[str, Any]:
+    """Write an fp32 graph of the artifact to `target` with its weights in fewer bits; return what was done and left.
 
     About the largest tensor is in memory at a time, and what calibration needs.
 
@@ -142,7 +144,7 @@ def quantize_weights(artifact: Artifact, target: Path, config: QuantizeConfig, *
         ArtifactError: a weight holds NaN or Inf, or the file can't be read.
         ConfigError: no weight has a name that `config` asks for, or the calibration text can't be read.
     """
-    model = graphs.load(artifact.graph("fp32"))
+    model = graphs.load(source)
     graph = model.graph
     products, left = find_products(graph)
     # Rows that can't be cut into whole blocks stay as they are.
