@@ -37,6 +37,7 @@ MAX_PAUSE: Final = 8.0
 """Longest wait before a restart, in seconds; it doubles with each death, the first restart comes at once."""
 _PACKAGES: Final = ("fastapi", "uvicorn", "uvloop", "httptools")
 _ALIVE: Final = "/health/live"
+_READY: Final = "/health"
 
 
 def check_installed() -> None:
@@ -102,9 +103,16 @@ class GatewayProcess:
 
     def answers(self) -> bool:
         """Return whether it answers; what Triton does is no matter."""
+        return self._says_ok(_ALIVE)
+
+    def reaches_triton(self) -> bool:
+        """Return whether it has found Triton and each model ready: after a restart of Triton's that takes a moment."""
+        return self._says_ok(_READY)
+
+    def _says_ok(self, path: str) -> bool:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=PROBE_TIMEOUT)
         try:
-            connection.request("GET", _ALIVE)
+            connection.request("GET", path)
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
@@ -169,6 +177,8 @@ class Gateway:
         self._process: GatewayProcess | None = None
         self._answered: float | None = None
         """When it last did; None before it ever has."""
+        self._reaches = False
+        """Whether it had found Triton then."""
         self._died: tuple[float, str] | None = None
         """When it stopped serving, and why; None while it serves."""
         self._began = time.monotonic()
@@ -196,7 +206,9 @@ class Gateway:
         process = self._process
         if self._died or (process and process.status() is not None):
             return "the gateway starts again"
-        return None if time.monotonic() - self._answered < PROBE_LIFETIME else "the gateway does not answer"
+        if time.monotonic() - self._answered >= PROBE_LIFETIME:
+            return "the gateway does not answer"
+        return None if self._reaches else "the gateway looks for Triton"
 
     def lost(self) -> str | None:
         """Return why the whole should be restarted from outside, or None: restarting it here has not helped."""
@@ -274,6 +286,8 @@ class Gateway:
             if time.monotonic() - asked >= interval:
                 asked = time.monotonic()
                 if process.answers():
+                    # Before the answer counts: what its predecessor had found says nothing.
+                    self._reaches = process.reaches_triton()
                     heard = self._answered = time.monotonic()
                     allowed, interval = self._silence, PROBE_INTERVAL
                     self._settled.set()

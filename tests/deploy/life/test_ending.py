@@ -23,6 +23,7 @@ MANY = 8
 TERMINATED = 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_open_streams_end_with_their_last_token(
     make_pod: Callable[..., Pod],
     manifest: Callable[..., dict[str, Any]],
