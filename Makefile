@@ -57,6 +57,7 @@ prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@$(BIN)/python benchmarks/pod_life.py
 	@$(BIN)/python benchmarks/sweep.py
 	@$(BIN)/python benchmarks/manifests.py
+	@$(BIN)/python benchmarks/linter.py
 
 golden: .venv/dev ## write model_repository/ and k8s/ again
 	@$(BIN)/python examples/golden.py

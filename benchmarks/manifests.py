@@ -1,4 +1,4 @@
-"""Proof that checkov finds nothing in what `deploykit deploy` writes, in any overlay.
+"""Proof that checkov finds nothing in what `deploykit deploy` writes, in any overlay, nor in the Dockerfiles.
 
 python benchmarks/manifests.py
 """
@@ -43,7 +43,27 @@ def main() -> None:
             for overlay in sorted((written / "overlays").iterdir()):
                 figures[f"{name}: {overlay.name}"] = found = scan(checkov, overlay)
                 print(f"{found['passed']:4d} passed, {found['skipped']} skipped  {name}: {overlay.name}")
+    for file in sorted((ROOT / "docker").rglob("Dockerfile")):
+        name = str(file.relative_to(ROOT))
+        figures[name] = found = scan_dockerfile(checkov, file)
+        print(f"{found['passed']:4d} passed, {found['skipped']} skipped  {name}")
     keep("manifests", {**kept("manifests"), "checkov": figures})
+
+
+def scan_dockerfile(checkov: Path, file: Path) -> dict[str, int]:
+    """Return checkov's counts for a Dockerfile, which must have no failure."""
+    report = reported(checkov, "--file", str(file), "--framework", "dockerfile")
+    summary, failed = report["summary"], [each["check_id"] for each in report["results"]["failed_checks"]]
+    if (summary["failed"], summary["parsing_errors"]) != (0, 0) or not summary["passed"]:
+        sys.exit(f"{file}: {summary}: {'; '.join(failed)}")
+    return {"passed": summary["passed"], "skipped": summary["skipped"]}
+
+
+def reported(checkov: Path, *arguments: str) -> dict[str, Any]:
+    """Return what checkov says of some files, which it reads without the network."""
+    command = [str(checkov), *arguments, "--compact", "--skip-download", "-o", "json"]
+    report: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    return report
 
 
 def scan(checkov: Path, overlay: Path) -> dict[str, int]:
@@ -52,19 +72,7 @@ def scan(checkov: Path, overlay: Path) -> dict[str, int]:
     rendered = overlay / "rendered"
     rendered.mkdir()
     (rendered / "all.yaml").write_text(built)
-    command = [
-        str(checkov),
-        "-d",
-        str(rendered),
-        "--framework",
-        "kubernetes",
-        "--compact",
-        "--skip-download",
-        "-o",
-        "json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    report: dict[str, Any] = json.loads(done.stdout)
+    report = reported(checkov, "-d", str(rendered), "--framework", "kubernetes")
     summary, results = report["summary"], report["results"]
     failed = [f"{each['check_id']} {each['check_name']}: {each['resource']}" for each in results["failed_checks"]]
     skipped = {each["check_id"] for each in results["skipped_checks"]}
