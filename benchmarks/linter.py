@@ -4,7 +4,8 @@ python benchmarks/linter.py
 
 The mistakes are those of tests/manifest_mistakes.py, one at a time in a correct deployment; told is one that has a
 finding at the named field of the named object. They are kept so that none is lost again: of the 380 that were written
-before anybody looked at the rules, 334 are told so, 25 at another field, and 21 not at all. Correct are the four deployments, and `k8s/` in all of its overlays.
+before anybody looked at the rules, 334 are told so, 25 at another field, and 21 not at all. Correct are the four
+deployments, and `k8s/` in all of its overlays.
 """
 
 import statistics
