@@ -19,6 +19,7 @@ from deploykit.errors import ConfigError, ParityError
 from deploykit.external import check_external_data
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, DecoderSpec, Precision
+from deploykit.validate.bisect import check_decoder_only
 from deploykit.validate.cases import Rows
 from deploykit.validate.decoder import Decoder, FloatArray, IntArray
 from deploykit.validate.parity import DECIDED, tolerance
@@ -81,11 +82,12 @@ def against(
 
     Raises:
         ParityError: a logit or a token differs, or the runtime fails; the case is named.
-        ConfigError: the runtime isn't there, or can't run that precision.
+        ConfigError: the runtime isn't there, can't run that precision, or isn't asked about encoder-decoders.
         ArtifactError: `source` is no sound artifact, or lacks the graph.
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
+    check_decoder_only(artifact, "--against")
     wanted = precision or artifact.manifest.served
     # The other runtime may follow a path that leads out of the folder.
     check_external_data(artifact.graph(wanted))

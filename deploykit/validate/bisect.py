@@ -15,7 +15,7 @@ import numpy as np
 
 from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
-from deploykit.errors import ParityError
+from deploykit.errors import ConfigError, ParityError
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, DecoderSpec, Precision
 from deploykit.validate.decoder import FloatArray, IntArray
@@ -117,9 +117,11 @@ def bisect(
     Raises:
         ArtifactError: `source` is no sound artifact, or lacks a graph.
         ParityError: the reference is another model's.
+        ConfigError: the artifact is an encoder-decoder.
     """
     config = config or ValidateConfig()
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
+    check_decoder_only(artifact, "--bisect")
     spec = artifact.manifest.decoder
     ids = np.ascontiguousarray(make_rows(read_text(artifact, config), spec.max_context, spec.vocab_size).long)
     progress("look inside", 0, 3, "the reference")
@@ -132,6 +134,19 @@ def bisect(
         found = _against_fp32(probe, ids, truth, artifact, precision)
     progress("look inside", 3, 3)
     return found
+
+
+def check_decoder_only(artifact: Artifact, option: str) -> None:
+    """Refuse what follows tokens through a decoder alone.
+
+    Raises:
+        ConfigError: there is an encoder, too.
+    """
+    if artifact.manifest.decoder.encoder:
+        raise ConfigError(
+            f"{option}: follows tokens through a decoder alone, and {artifact.path} has an encoder as well; leave it "
+            "out: every case of validate names its row and token"
+        )
 
 
 def _is_output(place: str) -> bool:

@@ -1,6 +1,6 @@
 """The ways a decoder is called, each a named case that yields logits and says which token of which row they follow."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,10 +27,20 @@ class Rows:
 
     long: IntArray
     ragged: tuple[IntArray, ...]
+    sources: tuple[IntArray, ...] = ()
+    """Of an encoder-decoder: what each row is an answer to, the long one's first."""
 
     def all(self) -> list[IntArray]:
         """Return the long row and then the ragged ones."""
         return [self.long, *self.ragged]
+
+    def read(self, decoder: Decoder, rows: Iterable[int]) -> Decoder:
+        """Return the decoder for a batch of these rows (0: the long one), their sources read if it has an encoder."""
+        return decoder.read([self.sources[row] for row in rows]) if decoder.spec.encoder else decoder
+
+    def read_ragged(self, decoder: Decoder) -> Decoder:
+        """Return the decoder for a batch of the ragged rows."""
+        return self.read(decoder, range(1, 1 + len(self.ragged)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +68,21 @@ def cases_for(spec: DecoderSpec) -> dict[str, Case]:
         cases.update(_LEFT)
     if spec.cache == "shared":
         cases.update(_SHARED)
+    if spec.encoder:
+        cases["cached steps, states fed again"] = _unaided
     if spec.logits_to_keep:
         cases["last logits only"] = _last_logits
     return cases
 
 
 def _prefill(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
-    logits, _ = decoder.run(rows.long[None], np.ones((1, len(rows.long)), np.int64))
+    logits, _ = rows.read(decoder, [0]).run(rows.long[None], np.ones((1, len(rows.long)), np.int64))
     yield Seen(row=0, start=0, logits=logits[0])
 
 
 def _prefill_left_padded(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
     ids, mask = _pad(rows.ragged, left=True)
-    logits, _ = decoder.run(ids, mask)
+    logits, _ = rows.read_ragged(decoder).run(ids, mask)
     for number, row in enumerate(rows.ragged):
         yield Seen(row=number + 1, start=0, logits=logits[number, len(ids[0]) - len(row) :])
 
@@ -84,6 +96,7 @@ def _prefill_right_padded(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
 
 def _steps(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
     past, row = None, rows.ragged[0]
+    decoder = rows.read(decoder, [1])
     for at in range(len(row)):
         logits, past = decoder.run(row[None, at : at + 1], np.ones((1, at + 1), np.int64), past)
         yield Seen(row=1, start=at, logits=logits[0])
@@ -93,6 +106,7 @@ def _steps_left_padded(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
     ids, mask = _pad(rows.ragged, left=True)
     width = len(ids[0])
     first = width - _common_steps(rows)
+    decoder = rows.read_ragged(decoder)
     _, past = decoder.run(ids[:, :first], mask[:, :first])
     for at in range(first, width):
         logits, past = decoder.run(ids[:, at : at + 1], mask[:, : at + 1], past)
@@ -103,6 +117,7 @@ def _steps_left_padded(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
 def _chunk(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
     row = rows.long
     half = len(row) // 2
+    decoder = rows.read(decoder, [0])
     if half:
         _, past = decoder.run(row[None, :half], np.ones((1, half), np.int64))
         logits, _ = decoder.run(row[None, half:], np.ones((1, len(row)), np.int64), past)
@@ -136,6 +151,17 @@ def _chunk_in_place(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
         if start < end:
             logits = decoder.run_in_place(row[None, start:end], np.ones((1, end), np.int64), cache)
             yield Seen(row=0, start=start, logits=logits[0])
+
+
+def _unaided(decoder: Decoder, rows: Rows) -> Iterator[Seen]:
+    """As optimum does: no mask of the decoder, and the encoder's states again in every step."""
+    shortest = len(rows.ragged[-1])
+    ids = np.stack([row[:shortest] for row in rows.ragged])
+    past, reading = None, rows.read_ragged(decoder)
+    for at in range(shortest):
+        logits, past = reading.run_unaided(ids[:, at : at + 1], past)
+        for number in range(len(ids)):
+            yield Seen(row=number + 1, start=at, logits=logits[number])
 
 
 def _last_logits(decoder: Decoder, rows: Rows) -> Iterator[Seen]:

@@ -1,78 +1,78 @@
 """A decoder graph in ONNX Runtime, run the ways its callers run it: with a cache of its own, or one in place."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from deploykit.errors import ArtifactError
-from deploykit.external import check_external_data
+from deploykit.artifact import Artifact
 from deploykit.failing import in_one_line
-from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, LOGITS_TO_KEEP, DecoderSpec, shape_text
+from deploykit.spec import (
+    ATTENTION_MASK,
+    DECODER_MASK,
+    ENCODER_MASK,
+    ENCODER_STATES,
+    INPUT_IDS,
+    LOGITS,
+    LOGITS_TO_KEEP,
+    PAST,
+    DecoderSpec,
+    Precision,
+)
+from deploykit.validate.contract import open_graph
+from deploykit.validate.encoder import Encoder, Source
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Cache = list[NDArray[np.floating[Any]]]
 
-_TYPES: Final = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
-_ERRORS_ONLY: Final = 3  # OrtLoggingLevel; a graph input with a default is a warning, and meant
+_SOURCE_KEYS: Final = 2
+"""Place in an encoder-decoder's cache of the first keys of the source."""
 
 
 class Decoder:
-    """A graph that was found to have the contract's inputs and outputs."""
+    """A graph that was found to have the contract's inputs and outputs; with an encoder's, where it attends to one."""
 
-    def __init__(self, file: Path, spec: DecoderSpec) -> None:
-        """Load `file`.
+    def __init__(self, file: Path, spec: DecoderSpec, encoder: Path | None = None) -> None:
+        """Load `file`, and the encoder's graph.
 
         Raises:
             ArtifactError: its weights lie elsewhere, ONNX Runtime can't load it, or it isn't what `spec` says.
         """
-        check_external_data(file)
         self.file = file
         self.spec = spec
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.add_session_config_entry(EXACT_INT8, "1")
-        with in_one_line(file, "load"):
-            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self._check_contract()
+        self._session = open_graph(file, spec.inputs(), spec.outputs())
+        self._encoder = Encoder(encoder, spec.encoder) if encoder and spec.encoder else None
+        self.source: Source | None = None
 
-    def _check_contract(self) -> None:
-        # ONNX Runtime lists an input with a default apart.
-        inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
-        for what, wanted, found in (
-            ("inputs", self.spec.inputs(), inputs),
-            ("outputs", self.spec.outputs(), self._session.get_outputs()),
-        ):
-            if sorted(tensor.name for tensor in wanted) != sorted(tensor.name for tensor in found):
-                raise ArtifactError(
-                    f"{self.file}: its {what} are {', '.join(tensor.name for tensor in found)}, but manifest.json "
-                    f"says {', '.join(tensor.name for tensor in wanted)}; export the checkpoint again"
-                )
-            shapes = {tensor.name: tensor.shape for tensor in found}
-            types = {tensor.name: tensor.type for tensor in found}
-            for tensor in wanted:
-                if types[tensor.name] != _TYPES[tensor.dtype]:
-                    raise ArtifactError(
-                        f"{self.file}: {tensor.name} is a {types[tensor.name]}, but manifest.json says {tensor.dtype}; "
-                        "export the checkpoint again"
-                    )
-                fixed = [(a, b) for a, b in zip(tensor.shape, shapes[tensor.name], strict=False) if isinstance(a, int)]
-                if len(tensor.shape) != len(shapes[tensor.name]) or any(
-                    isinstance(b, int) and a != b for a, b in fixed
-                ):
-                    raise ArtifactError(
-                        f"{self.file}: {tensor.name} is {shape_text(shapes[tensor.name])}, but manifest.json says "
-                        f"{shape_text(tensor.shape)}; export the checkpoint again"
-                    )
+    @classmethod
+    def of(cls, artifact: Artifact, precision: Precision) -> Self:
+        """Load a precision of an artifact.
+
+        Raises:
+            ArtifactError: the artifact doesn't hold it, or it can't be loaded.
+        """
+        file, *encoder = artifact.graphs(precision)
+        return cls(file, artifact.contract(precision), *encoder)
+
+    def read(self, sources: Sequence[IntArray]) -> Self:
+        """Return the decoder for rows whose sources, token ids [S] each, the encoder has read."""
+        assert self._encoder is not None, self.file
+        reading = copy(self)
+        reading.source = self._encoder.run(sources)
+        return reading
 
     def empty_cache(self, rows: int, length: int = 0) -> Cache:
-        """Return the cache of `rows` rows, zeros, [B, K, length, D] for each key and value."""
-        sizes = [tensor.shape for tensor in self.spec.past()]
-        return [np.zeros((rows, int(heads), length, int(size)), self.spec.cache_dtype) for _, heads, _, size in sizes]
+        """Return the cache of `rows` rows, zeros, [B, K, length, D] for each key and value; without any of a source."""
+        sizes = [(heads, length if axis == PAST else 0, size) for _, heads, axis, size in self._cache_shapes()]
+        return [np.zeros((rows, int(heads), held, int(size)), self.spec.cache_dtype) for heads, held, size in sizes]
+
+    def _cache_shapes(self) -> list[tuple[str | int, ...]]:
+        return [tensor.shape for tensor in self.spec.past()]
 
     def run(self, ids: IntArray, mask: IntArray, past: Cache | None = None) -> tuple[FloatArray, Cache]:
         """Return logits of every new token, [B, S, V], and the cache that now holds them, [B, K, T, D] each.
@@ -82,11 +82,31 @@ class Decoder:
             mask: which of the past and new tokens are real, [B, T].
             past: what the last call returned; empty where None.
         """
-        feeds: dict[str, Any] = {INPUT_IDS: ids, ATTENTION_MASK: mask, **self._keep(0)}
         cache = self.empty_cache(len(ids)) if past is None else past
+        return self._advance({INPUT_IDS: ids, **self._told(mask, cache)}, cache)
+
+    def run_unaided(self, ids: IntArray, past: Cache | None = None) -> tuple[FloatArray, Cache]:
+        """Return what `run` does for rows without padding, called as other runtimes call an encoder-decoder.
+
+        The decoder's mask is left to its default, and the encoder's states are fed in every step.
+        """
+        assert self.source is not None, self.file
+        cache = self.empty_cache(len(ids)) if past is None else past
+        source = {ENCODER_STATES: self.source.states, ENCODER_MASK: self.source.mask}
+        return self._advance({INPUT_IDS: ids, **source}, cache)
+
+    def _advance(self, feeds: dict[str, Any], cache: Cache) -> tuple[FloatArray, Cache]:
         feeds.update(zip((tensor.name for tensor in self.spec.past()), cache, strict=True))
         logits, *present = self._run([LOGITS, *(tensor.name for tensor in self.spec.present())], feeds)
         return logits, present
+
+    def _told(self, mask: IntArray, cache: Cache) -> dict[str, Any]:
+        """Return what the graph must know besides tokens and cache; of a source, its states only while it is unread."""
+        if self.spec.encoder is None:
+            return {ATTENTION_MASK: mask, **self._keep(0)}
+        assert self.source is not None, self.file
+        states = self.source.states[:, :0] if cache[_SOURCE_KEYS].shape[2] else self.source.states
+        return {DECODER_MASK: mask, ENCODER_STATES: states, ENCODER_MASK: self.source.mask}
 
     def last_logits(self, ids: IntArray, mask: IntArray) -> FloatArray:
         """Return logits [B, n, V] of a prefill that asks for those of each row's last token only."""

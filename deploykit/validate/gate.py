@@ -11,6 +11,7 @@ from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, Precision
 from deploykit.validate.cases import Rows
 from deploykit.validate.decoder import Decoder, FloatArray
+from deploykit.validate.pairs import answered, make_pair_rows
 from deploykit.validate.parity import (
     OpenReference,
     check_half,
@@ -39,9 +40,8 @@ def check(
         ParityError: a limit is passed; the report says so, too.
     """
     try:
-        text = read_text(artifact, config)
-        report.text = text
-        measured = _measure(artifact, reference, config, text, report, progress)
+        report.text = read_text(artifact, config)
+        text, measured = _measure(artifact, reference, config, report.text, report, progress)
         _judge(artifact, config, text, measured, report)
     except ParityError as error:
         report.failures.append(str(error))
@@ -55,22 +55,22 @@ def _measure(
     text: Text,
     report: Report,
     progress: Progress,
-) -> Measured:
+) -> tuple[Text, Measured]:
+    """Return the text, with the answers of fp32 where it has none, and what was measured on it."""
     spec = artifact.manifest.decoder
-    rows = make_rows(text, spec.max_context, spec.vocab_size)
+    rows = make_pair_rows(text, spec) if spec.encoder else make_rows(text, spec.max_context, spec.vocab_size)
     known = _ask(reference, rows, progress)
-    fp32 = Decoder(artifact.graph("fp32"), spec)
+    fp32 = Decoder.of(artifact, "fp32")
     report.cases["fp32"] = check_parity(fp32, rows, known, config.atol, progress=progress)
     others: dict[Precision, Decoder] = {
-        precision: Decoder(artifact.graph(precision), artifact.contract(precision))
-        for precision in artifact.precisions()
-        if precision != "fp32"
+        precision: Decoder.of(artifact, precision) for precision in artifact.precisions() if precision != "fp32"
     }
-    exact = known or own_logits(fp32, rows.all())
+    exact = known or own_logits(fp32, rows)
     for precision, decoder in others.items():
         report.cases[precision] = _consistent(precision, decoder, rows, exact, config, progress)
     del known, exact
-    return measure(fp32, others, text, progress=progress)
+    report.text = text = answered(text, fp32, config.tokens, progress=progress)
+    return text, measure(fp32, others, text, progress=progress)
 
 
 def _ask(reference: OpenReference | None, rows: Rows, progress: Progress) -> list[FloatArray] | None:
@@ -102,7 +102,7 @@ def _judge(artifact: Artifact, config: ValidateConfig, text: Text, measured: Mea
     vocab_size = artifact.manifest.decoder.vocab_size
     for precision, scores in measured.scores.items():
         quality = summary(scores)
-        trained = text.natural and quality.trained(vocab_size)
+        trained = text.known(quality, vocab_size)
         report.verdicts[precision] = Verdict(
             quality=quality,
             trained=trained,

@@ -14,6 +14,14 @@ TEMPLATE: Final = Path(__file__).with_name("report.html.jinja")
 _KINDS: Final = {"text": "text", "script": "script", "position": "context"}
 """What slices of each kind are called in a table's head."""
 
+_LAYER_NOTE: Final = (
+    "Root mean square of the difference of a layer's keys (solid) and values (dashed) from fp32's, over theirs. A "
+    "layer's own damage shows in its keys and values; what the rest of it does wrong shows in the next."
+)
+_SOURCE_NOTE: Final = (
+    "The same of the keys and values that a layer has of the source: what the encoder does wrong shows in all layers, "
+    "and a layer's own damage in it alone."
+)
 _TOOLS: Final = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
 """Names of tools where they aren't their packages'."""
 
@@ -73,14 +81,16 @@ def _plots(judged: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[P
     """Yield what shows where the quantized models differ from fp32."""
     if judged:
         yield _by_layer(judged)
+        if "source_key" in next(iter(next(iter(judged.values()))["layers"]), {}):
+            yield _by_layer(judged, of="source_")
         yield _by_position(judged)
         yield _agreement(judged)
         yield _perplexity(judged, limits["max_perplexity_loss"])
 
 
-def _by_layer(judged: Mapping[str, Any]) -> Plot:
+def _by_layer(judged: Mapping[str, Any], of: str = "") -> Plot:
     series = {
-        f"{name}{suffix}": [layer[part] for layer in found["layers"]]
+        f"{name}{suffix}": [layer[f"{of}{part}"] for layer in found["layers"]]
         for name, found in judged.items()
         for part, suffix in (("key", ""), ("value", ", values"))
     }
@@ -89,9 +99,8 @@ def _by_layer(judged: Mapping[str, Any]) -> Plot:
         series, ticks, across="layer", up="error", form=number, label="Error of keys and values beside fp32, by layer"
     )
     return Plot(
-        title="Error by layer",
-        note="Root mean square of the difference of a layer's keys (solid) and values (dashed) from fp32's, over "
-        "theirs. A layer's own damage shows in its keys and values; what the rest of it does wrong shows in the next.",
+        title="Error by layer, of the source" if of else "Error by layer",
+        note=_SOURCE_NOTE if of else _LAYER_NOTE,
         svg=Markup(drawn),  # noqa: S704 - built by ElementTree, which escapes
         legend=legend(list(judged)),
         head=["layer", *(f"{name} {part}" for name in judged for part in ("keys", "values"))],

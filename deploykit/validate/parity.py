@@ -14,10 +14,11 @@ from deploykit.errors import ParityError
 from deploykit.progress import Progress, silent
 from deploykit.spec import LOGITS, Precision
 from deploykit.validate.cases import FULL, STEPWISE, Case, Rows, Seen, cases_for
-from deploykit.validate.decoder import Decoder, FloatArray, IntArray
+from deploykit.validate.decoder import Decoder, FloatArray
 
-Reference = Callable[[IntArray], FloatArray]
-"""Logits [S, V] of one unpadded row of token ids [S], without a cache."""
+Reference = Callable[..., FloatArray]
+"""Logits [S, V] of one unpadded row of token ids [S], without a cache; an encoder-decoder's is asked with the row's
+source, token ids as well, as its second argument."""
 OpenReference = Callable[[], Reference]
 """Loads a reference. Nobody else should hold it: it is let go of once it has been asked, before any graph is loaded."""
 
@@ -54,6 +55,8 @@ isn't.
 
 def reference_logits(rows: Rows, reference: Reference) -> list[FloatArray]:
     """Return the reference's logits of each row, [S, V]."""
+    if rows.sources:
+        return [np.asarray(reference(row, source)) for row, source in zip(rows.all(), rows.sources, strict=True)]
     return [np.asarray(reference(row)) for row in rows.all()]
 
 
@@ -74,7 +77,7 @@ def check_parity(
         ParityError: naming the output, the case, the figures and the limit.
     """
     cases = cases_for(decoder.spec)
-    logits = own_logits(decoder, rows.all()) if known is None else known
+    logits = own_logits(decoder, rows) if known is None else known
     name = "onnx, each row alone" if known is None else "pytorch"
     _check_truth(decoder, name, logits, rows)
     truth = Truth(name=name, logits=logits, allowed=tolerance(logits, atol))
@@ -127,7 +130,7 @@ def check_steps(
     Raises:
         ParityError: the steps are further from fp32 than `STEPS_RATIO` allows, NaN or Inf.
     """
-    own = own_logits(decoder, rows.ragged)
+    own = own_logits(decoder, rows, range(1, 1 + len(rows.ragged)))
     prefill = _rms([part - wanted for part, wanted in zip(own, exact[1:], strict=True)])
     allowed = STEPS_RATIO * prefill + tolerance(exact[1:], atol)
     cases = {name: case for name, case in cases_for(decoder.spec).items() if name in STEPWISE}
@@ -148,9 +151,13 @@ def check_steps(
     return {"reference": "fp32", "prefill_rms_error": float(f"{prefill:.3g}"), "allowed": allowed, "cases": figures}
 
 
-def own_logits(decoder: Decoder, rows: Sequence[IntArray]) -> list[FloatArray]:
-    """Return a graph's logits of each row, run alone and at once, [S, V]."""
-    return [decoder.run(row[None], np.ones((1, len(row)), np.int64))[0][0] for row in rows]
+def own_logits(decoder: Decoder, rows: Rows, chosen: Iterable[int] | None = None) -> list[FloatArray]:
+    """Return a graph's logits of each row (of the chosen ones, 0 the long one), run alone and at once, [S, V]."""
+    every = rows.all()
+    return [
+        rows.read(decoder, [number]).run(every[number][None], np.ones((1, len(every[number])), np.int64))[0][0]
+        for number in (range(len(every)) if chosen is None else chosen)
+    ]
 
 
 def compare(

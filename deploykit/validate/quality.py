@@ -25,6 +25,9 @@ Untrained weights give the vocabulary's size (a uniform guess) or, the more thei
 token occurs, the first thing training teaches, brings it to about a third for a vocabulary of 2048 (0.31 measured on
 this prose after 81 steps) and lower for larger ones: below a quarter a model has learnt more than that.
 """
+SURE: Final = 3.0
+"""Perplexity of its own best answer below which a model is taken to know what it was asked: each token has a third of
+all probability or more. Below `TRAINED` are the answers of any model, since each token is the best one there is."""
 _PIECE: Final = 1 << 19
 """Logits worked on at once: 2 MiB an array."""
 _LARGEST_LOSS: Final = 700.0
@@ -39,6 +42,8 @@ class Sample:
     ids: IntArray
     scripts: tuple[str, ...] = ()
     """Script that each token is written in; empty where there is no text behind the ids."""
+    source: IntArray | None = None
+    """What an encoder-decoder answers with `ids`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +53,22 @@ class Text:
     name: str
     samples: tuple[Sample, ...]
     prefix: tuple[int, ...] = ()
-    """What the tokenizer puts before every text, such as <s>."""
+    """What the tokenizer puts before every text, such as <s>, or an encoder-decoder before every answer."""
     natural: bool = True
     """False for random ids: no model has learnt those."""
+    own: bool = False
+    """Whether the ids are what the fp32 model itself answers."""
 
     @property
     def ids(self) -> IntArray:
         """The tokens of all samples, one after the other."""
         return np.concatenate([sample.ids for sample in self.samples])
+
+    def known(self, quality: "Quality", vocab_size: int) -> bool:
+        """Return whether the fp32 model has learnt this kind of text, so that what it loses on it counts."""
+        if self.own:
+            return self.natural and quality.perplexity_fp32 < SURE
+        return self.natural and quality.trained(vocab_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +153,9 @@ def measure(fp32: Decoder, others: Mapping[Precision, Decoder], text: Text, *, p
     total, done = sum(len(window.ids) for window in pieces), 0
     for window in pieces:
         progress("measure quality", done, total, text.samples[window.sample].label)
-        scored, caches = _run(decoders, window, text.name)
+        source = text.samples[window.sample].source
+        reading = {name: one if source is None else one.read([source]) for name, one in decoders.items()}
+        scored, caches = _run(reading, window, text.name)
         parts.append(scored)
         for number, exact in enumerate(caches["fp32"]):
             sizes[number] += _square(exact)
@@ -162,13 +177,15 @@ def measure(fp32: Decoder, others: Mapping[Precision, Decoder], text: Text, *, p
 def windows(text: Text, max_context: int) -> Iterator[Window]:
     """Yield the text in pieces that fit the model, the prefix before each.
 
-    A piece of one token without a prefix predicts nothing and is left out.
+    A piece of one token without a prefix predicts nothing and is left out. Of an answer to a source only the first
+    piece is read: the others would lack what they go on from.
     """
     length = max(2, min(WINDOW, max_context))
     prefix = np.array(text.prefix[: length - 1], np.int64)
     first = max(1, len(prefix))
     for number, sample in enumerate(text.samples):
-        for start in range(0, len(sample.ids), length - len(prefix)):
+        whole = len(sample.ids) if sample.source is None else 1
+        for start in range(0, whole, length - len(prefix)):
             ids = np.concatenate([prefix, sample.ids[start : start + length - len(prefix)]])
             if len(ids) > first:
                 yield Window(sample=number, start=start + first - len(prefix), first=first, ids=ids)

@@ -9,9 +9,10 @@ Its fields:
     warnings     the parts of the text on which a precision is past a limit, a sentence each
     versions     of deploykit, of ONNX Runtime, and of what converted the model
     model        name (what it is served as, null where nobody has said), architecture, model_type, layers, vocab_size,
-                 max_context, cache
+                 max_context, cache; of an encoder-decoder also max_source
     limits       atol, max_kl, max_perplexity_loss
-    text         name and natural, and for each sample its label and tokens
+    text         name and natural, and of each label its tokens; of an encoder-decoder also its pairs, and own: whether
+                 the answers are those of fp32 itself
     precisions   by precision, fp32 first:
         served, bytes                 of the graph and its data
         parity    null, or            reference, allowed, and the cases by name: for fp32 and fp16 with the largest
@@ -19,11 +20,12 @@ Its fields:
         quality   null for fp32, or   perplexity, perplexity_fp32, perplexity_loss, kl, top1_agreement, tokens, trained,
                                       over
         slices    of the text         by (text, script, position), name, judged, over, and the figures of `quality`
-        layers    by layer            key, value: relative error beside fp32
+        layers    by layer            key, value: relative error beside fp32; of an encoder-decoder also those of the
+                                      source, source_key and source_value
     candidates   null, or what `--quantize auto` measured, a row each
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, Self
@@ -36,6 +38,9 @@ from deploykit.validate.quality import Quality, Text
 from deploykit.validate.slices import Slice
 
 SCHEMA: Final = 1
+_ONE: Final = ("key", "value")
+_PAIR: Final = (*_ONE, "source_key", "source_value")
+"""What a layer caches, in the cache's order."""
 CANDIDATE: Final = frozenset(
     {
         *("precision", "rounding", "block_size", "bytes", "chosen", "perplexity_loss", "kl", "top1_agreement"),
@@ -128,12 +133,7 @@ class Report:
                 "max_kl": self.config.max_kl,
                 "max_perplexity_loss": self.config.max_perplexity_loss,
             },
-            "text": self.text
-            and {
-                "name": self.text.name,
-                "natural": self.text.natural,
-                "samples": [{"label": sample.label, "tokens": len(sample.ids)} for sample in self.text.samples],
-            },
+            "text": self.text and _text(self.text),
             "precisions": {precision: self._precision(precision) for precision in self.artifact.precisions()},
             "candidates": self.candidates,
         }
@@ -156,6 +156,7 @@ class Report:
             "vocab_size": spec.vocab_size,
             "max_context": spec.max_context,
             "cache": spec.cache,
+            **({"max_source": spec.encoder.max_source} if spec.encoder else {}),
         }
 
     def _precision(self, precision: Precision) -> dict[str, Any]:
@@ -168,10 +169,7 @@ class Report:
             "parity": self.cases.get(precision),
             "quality": verdict and verdict.to_json(),
             "slices": [part.to_json() for part in verdict.slices] if verdict else [],
-            "layers": [
-                {"layer": number, "key": float(f"{key:.4g}"), "value": float(f"{value:.4g}")}
-                for number, (key, value) in enumerate(zip(errors[::2], errors[1::2], strict=True))
-            ],
+            "layers": list(_by_layer(errors, _PAIR if manifest.decoder.encoder else _ONE)),
         }
 
     def _warnings(self) -> Iterator[str]:
@@ -182,3 +180,22 @@ class Report:
                     f"{precision} on {part.by} {part.name!r} ({quality.tokens} tokens): growth of perplexity "
                     f"{quality.perplexity_loss:+.2%}, KL {quality.kl:.2g}"
                 )
+
+
+def _text(text: Text) -> dict[str, Any]:
+    """Return what was measured on, by label."""
+    samples: dict[str, dict[str, Any]] = {}
+    for sample in text.samples:
+        found = samples.setdefault(sample.label, {"label": sample.label, "tokens": 0})
+        found["tokens"] += len(sample.ids)
+        if sample.source is not None:
+            found["pairs"] = found.get("pairs", 0) + 1
+    own = {"own": text.own} if any("pairs" in found for found in samples.values()) else {}
+    return {"name": text.name, "natural": text.natural, **own, "samples": list(samples.values())}
+
+
+def _by_layer(errors: Sequence[float], parts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each layer's errors, by what they are of."""
+    for number, start in enumerate(range(0, len(errors), len(parts))):
+        found = zip(parts, errors[start : start + len(parts)], strict=True)
+        yield {"layer": number, **{part: float(f"{error:.4g}") for part, error in found}}

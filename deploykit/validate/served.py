@@ -6,6 +6,7 @@ from deploykit.artifact import Artifact
 from deploykit.config import ValidateConfig
 from deploykit.progress import Progress, silent
 from deploykit.validate.decoder import Decoder
+from deploykit.validate.pairs import answered
 from deploykit.validate.quality import measure, summary
 from deploykit.validate.text import read_text
 
@@ -20,9 +21,8 @@ def measure_quality(
         ArtifactError: a graph can't be loaded.
         ConfigError: a text can't be read.
     """
-    spec, served = artifact.manifest.decoder, artifact.manifest.served
-    text = read_text(artifact, config or ValidateConfig())
-    fp32 = Decoder(artifact.graph("fp32"), spec)
-    other = Decoder(artifact.graph(served), artifact.contract(served))
-    quality = summary(measure(fp32, {served: other}, text, progress=progress).scores[served])
-    return {**quality.to_json(), "trained": text.natural and quality.trained(spec.vocab_size)}
+    config, served = config or ValidateConfig(), artifact.manifest.served
+    fp32 = Decoder.of(artifact, "fp32")
+    text = answered(read_text(artifact, config), fp32, config.tokens, progress=progress)
+    quality = summary(measure(fp32, {served: Decoder.of(artifact, served)}, text, progress=progress).scores[served])
+    return {**quality.to_json(), "trained": text.known(quality, artifact.manifest.decoder.vocab_size)}

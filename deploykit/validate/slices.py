@@ -50,7 +50,7 @@ def slices(measured: Measured, scores: Scores, text: Text, vocab_size: int, conf
         labels = np.concatenate([label(text, window) for window in measured.windows])
         for name in _in_order(labels, by):
             quality = summary(scores, labels == name)
-            judged = text.natural and quality.tokens >= FEWEST and quality.trained(vocab_size)
+            judged = quality.tokens >= FEWEST and text.known(quality, vocab_size)
             over = judged and _is_over(quality, config)
             found.append(Slice(by=by, name=name, quality=quality, judged=judged, over=over))
     return found

@@ -13,6 +13,7 @@ from deploykit.config import ValidateConfig
 from deploykit.errors import ArtifactError, ConfigError
 from deploykit.text import CHARACTERS, load_tokenizer, prefix, read_start
 from deploykit.validate.cases import Rows, row_lengths
+from deploykit.validate.pairs import read_pairs
 from deploykit.validate.quality import Sample, Text
 from deploykit.validate.scripts import scripts_of
 
@@ -25,10 +26,14 @@ _SEED: Final = 20
 def read_text(artifact: Artifact, config: ValidateConfig) -> Text:
     """Return `config.tokens` tokens of the texts to measure on, as many of each; random ones without a tokenizer.
 
+    An encoder-decoder's are answers to sources; see `pairs`.
+
     Raises:
         ArtifactError: the tokenizer can't be read, or gives ids the model doesn't have.
         ConfigError: a text can't be read, or is too short to predict anything.
     """
+    if artifact.manifest.decoder.encoder:
+        return read_pairs(artifact, config)
     vocab_size = artifact.manifest.decoder.vocab_size
     if artifact.tokenizer is None:
         ids = np.random.default_rng(_SEED).integers(0, vocab_size, config.tokens)
