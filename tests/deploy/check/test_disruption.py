@@ -61,6 +61,21 @@ CASES = [
         field="topologyKey",
     ),
     Case(
+        rule=disruption.topology_key,
+        bad={f"{SPREAD}.topologyKey": "topology.kubernetes.io/zones"},
+        good=[{f"{SPREAD}.topologyKey": "topology.kubernetes.io/rack"}, {f"{SPREAD}.topologyKey": "example.com/rack"}],
+    ),
+    Case(
+        rule=disruption.topology_key,
+        bad={
+            "pod.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.oi/hostname"}}
+            ]
+        },
+        level="warning",
+        field="[0].podAffinityTerm.topologyKey",
+    ),
+    Case(
         rule=disruption.toleration_shape,
         bad={"pod.tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "value": "true"}]},
         field="tolerations[0].value",

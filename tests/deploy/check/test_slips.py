@@ -21,7 +21,7 @@ KEYS_MOUNTED: dict[str, object] = {
     "pod.volumes[3]": {"name": "keys", "secret": SECRET},
     "gateway.volumeMounts[1]": {"name": "keys", "mountPath": "/etc/keys"},
 }
-PULL: dict[str, object] = {
+PULL: dict[str, Any] = {
     "name": "fetch", "image": "deploykit-writer:1", "command": ["deploykit"],
     "args": ["pull", "s3://models/writer", "-o", "/tmp/models"],
 }  # fmt: skip
@@ -35,6 +35,15 @@ COUNTED = 'rate(generation_tokens_total{namespace="writer",job="writer/writer"}[
 EXPR = "PrometheusRule.spec.groups[0].rules[0].expr"
 ENDPOINT = "PodMonitor.spec.podMetricsEndpoints[0]"
 TRIGGER = "ScaledObject.spec.triggers[0]"
+
+
+def credentials(folder: str) -> dict[str, Any]:
+    fetch = {**PULL, "args": [*PULL["args"], f"--credentials={folder}"]}
+    mount = {"name": "store", "mountPath": "/etc/store", "readOnly": True}
+    return {
+        "pod.volumes[3]": {"name": "store", "secret": {"secretName": "writer-api-keys"}},
+        "pod.initContainers": [{**fetch, "volumeMounts": [*fetch.get("volumeMounts", ()), mount]}],
+    }
 
 
 def watched(expr: str = f"{RUNNING} > 0") -> list[dict[str, Any]]:
@@ -54,6 +63,14 @@ CASES = (
     Case(
         rule=places.keys_not_mounted, field="args[3]",
         bad={**KEYS_MOUNTED, "pod.volumes[3].secret.items[0].path": "api-keys"},
+    ),
+    Case(
+        rule=places.credentials_not_mounted, field="initContainers[0].args[4]",
+        bad={"pod.initContainers": [{**PULL, "args": [*PULL["args"], "--credentials=/etc/store"]}]}, level="warning",
+    ),
+    Case(
+        rule=places.credentials_not_mounted, field="initContainers[0].args[4]", good=[credentials("/etc/store")],
+        bad=credentials("/etc/stores"),
     ),
     Case(
         rule=places.pull_without_store, bad={"pod.initContainers": [{**PULL, "args": ["pull", "s3:/a", "-o", "/b"]}]},

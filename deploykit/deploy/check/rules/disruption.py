@@ -4,12 +4,20 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from deploykit.deploy.check.amounts import percent, share, whole
-from deploykit.deploy.check.finding import Finding
+from deploykit.deploy.check.finding import Finding, Level
 from deploykit.deploy.check.manifests import Manifests, Pods, Resource, mapping, sequence
+from deploykit.deploy.check.nearest import nearest
 from deploykit.deploy.check.workloads import fewest, selected, servers
 from deploykit.deploy.facts import ModelFacts
 
 _FIELDS: Final = ("minAvailable", "maxUnavailable")
+_NODE_LABELS: Final = (
+    "kubernetes.io/hostname", "topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/arch",
+    "kubernetes.io/os", "node.kubernetes.io/instance-type",
+)  # fmt: skip
+"""What every node, or every node of a cloud, is labelled with (Kubernetes' list of well-known labels)."""
+_RESERVED: Final = {key.partition("/")[0] for key in _NODE_LABELS}
+"""Domains in which nobody else may name labels."""
 
 
 def budget_share(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
@@ -93,6 +101,20 @@ def affinity_weight(manifests: Manifests, _facts: ModelFacts | None) -> Iterator
             )
 
 
+def topology_key(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A topologyKey that is nearly a label that nodes have: no node has it, and the rule counts for nothing or all."""
+    for pods, path, wish in _wishes(manifests):
+        key = wish.get("topologyKey")
+        if not isinstance(key, str) or key in _NODE_LABELS:
+            continue
+        if near := nearest(key, _NODE_LABELS, cutoff=0.9):
+            level: Level = "error" if key.partition("/")[0] in _RESERVED else "warning"
+            yield pods.resource.find(
+                "topology-key", f"{path}.topologyKey", key, "nodes carry no such label unless somebody puts it there",
+                f"write {near}", level=level,
+            )  # fmt: skip
+
+
 def toleration_shape(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A toleration whose fields exclude each other: the API server refuses it."""
     for pods in manifests.pods():
@@ -140,6 +162,14 @@ def _spreads(manifests: Manifests) -> Iterator[tuple[Pods, str, Any]]:
             yield pods, f"{pods.path}.topologySpreadConstraints[{index}]", spread
 
 
+def _wishes(manifests: Manifests) -> Iterator[tuple[Pods, str, Any]]:
+    """Yield whatever may have a topologyKey."""
+    yield from _spreads(manifests)
+    for pods, path, term in _terms(manifests):
+        inner = "podAffinityTerm" in term
+        yield pods, f"{path}.podAffinityTerm" if inner else path, mapping(term["podAffinityTerm"]) if inner else term
+
+
 def _terms(manifests: Manifests) -> Iterator[tuple[Pods, str, Any]]:
     for pods in manifests.pods():
         for kind, affinity in mapping(pods.spec.get("affinity")).items():
@@ -152,5 +182,6 @@ def _terms(manifests: Manifests) -> Iterator[tuple[Pods, str, Any]]:
 
 
 RULES: Final = (
-    budget_share, budget_forbids_all, budget_allows_all, spread_numbers, affinity_weight, toleration_shape, node_name,
+    budget_share, budget_forbids_all, budget_allows_all, spread_numbers, affinity_weight, topology_key,
+    toleration_shape, node_name,
 )  # fmt: skip

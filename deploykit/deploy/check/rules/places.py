@@ -62,6 +62,20 @@ def keys_not_mounted(manifests: Manifests, _facts: ModelFacts | None) -> Iterato
                     yield pods.resource.find("keys-not-mounted", field, path, why, remedy)
 
 
+def credentials_not_mounted(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
+    """A folder of credentials that no volume puts where `deploykit pull` reads it: it ends at once."""
+    for pods in manifests.pods():
+        for container, server in servers(pods, "pull"):
+            path = server.options["--credentials"].text if "--credentials" in server.options else ""
+            if path.startswith("/") and is_known(path) and mounted_at(pods, container, path) is None:
+                where = ", ".join(each.path for each in mounts(pods, container) if each.source == "secret")
+                why = f"no volume is mounted there{f', but a Secret at {where}' if where else ''}: it ends at once"
+                yield pods.resource.find(
+                    "credentials-not-mounted", f"{container.path}.{server.field('--credentials')}", path, why,
+                    "name the folder where its Secret is mounted", level="error" if where else "warning",
+                )  # fmt: skip
+
+
 def pull_without_store(manifests: Manifests, _facts: ModelFacts | None) -> Iterator[Finding]:
     """A `deploykit pull` from what is no address of an object store: it ends at once."""
     for pods in manifests.pods():
@@ -118,4 +132,6 @@ def _files(mount: Mount) -> list[str]:
     return [str(mapping(item).get("path")) for item in sequence(mapping(mount.volume.get("secret")).get("items"))]
 
 
-RULES: Final = (models_not_mounted, keys_not_mounted, pull_without_store, policy_shuts_store)
+RULES: Final = (
+    models_not_mounted, keys_not_mounted, credentials_not_mounted, pull_without_store, policy_shuts_store,
+)  # fmt: skip
