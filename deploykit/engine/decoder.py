@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from deploykit.engine.concatenated import ConcatenatedDecoder
 from deploykit.engine.job import Batch, Change
+from deploykit.engine.seq2seq import Seq2SeqDecoder
 from deploykit.engine.shared import SharedDecoder
 from deploykit.spec import DecoderSpec
 
@@ -33,19 +34,24 @@ class Decoder(Protocol):
         """
 
 
-def make_decoder(session: Any, spec: DecoderSpec, *, rows: int, capacity: int, cache_bytes: int) -> Decoder:
+def make_decoder(
+    session: Any, spec: DecoderSpec, *, rows: int, capacity: int, cache_bytes: int, encoder: Any = None
+) -> Decoder:
     """Return the decoder for a graph's kind of cache.
 
     Args:
         session: the ONNX Runtime session.
         spec: the graph's contract.
         rows: requests that run at once.
-        capacity: tokens a row can hold.
+        capacity: tokens a row can hold, a source's not counted.
         cache_bytes: what keys and values may take in all. The scheduler sees to it that the living fit in; a decoder
             keeps no more of the dead than that leaves room for.
+        encoder: the session on the graph that reads sources, where the contract has one.
 
     Raises:
         ConfigError: the system refuses to promise so much memory.
     """
+    if spec.encoder:
+        return Seq2SeqDecoder(session, encoder, spec, rows=rows, capacity=capacity, cache_bytes=cache_bytes)
     kinds: dict[str, Callable[..., Decoder]] = {"shared": SharedDecoder, "concatenated": ConcatenatedDecoder}
     return kinds[spec.cache](session, spec, rows=rows, capacity=capacity, cache_bytes=cache_bytes)

@@ -22,7 +22,7 @@ from deploykit.engine.penalties import bad_word_tokens
 from deploykit.engine.request import Answer, Completion, Event, Listener, Request
 from deploykit.engine.sampling import Sampler
 from deploykit.engine.scheduler import Scheduler
-from deploykit.engine.session import open_session
+from deploykit.engine.session import open_encoder, open_session
 from deploykit.engine.text import Codec, read_prompt
 from deploykit.errors import EngineError, RequestError
 from deploykit.spec import DecoderSpec, Precision
@@ -43,7 +43,9 @@ class Engine:
     ) -> None:
         """Start the loop on parts that are at hand; `Engine.open` makes them from an artifact."""
         self.context: Final = budget.context
-        """Longest prompt and answer together, in tokens."""
+        """Longest prompt and answer together, in tokens; of an encoder-decoder, an answer with its beginning."""
+        self.source: Final = budget.source
+        """Longest prompt, in tokens, where an encoder reads it; None elsewhere."""
         self.metrics: Final = Metrics()
         """What it has counted and timed, for Prometheus."""
         self._spec = spec
@@ -88,8 +90,16 @@ class Engine:
         # Once before the weights are loaded, for errors to come early, and once after, for the memory that is left.
         Budget.of(spec, config)
         session = open_session(artifact, precision=precision, threads=config.threads)
+        encoder = open_encoder(artifact, precision=precision, threads=config.threads)
         budget = Budget.of(spec, config)
-        decoder = make_decoder(session, spec, rows=config.max_rows, capacity=budget.context, cache_bytes=budget.bytes)
+        decoder = make_decoder(
+            session,
+            spec,
+            rows=config.max_rows,
+            capacity=budget.context,
+            cache_bytes=budget.bytes,
+            encoder=encoder,
+        )
         codec = Codec.open(artifact.tokenizer) if artifact.tokenizer else None
         return cls(decoder, spec, codec, config, budget=budget, hooks=Hooks(on_beat=on_beat, on_step=on_step))
 
@@ -109,8 +119,14 @@ class Engine:
             self._codec,
             vocab_size=self._spec.vocab_size,
             context=self.context,
+            source=self.source,
             add_special_tokens=add_special_tokens,
         )
+
+    def room(self, prompt: int) -> int:
+        """Return how long an answer can be after a prompt of so many tokens."""
+        encoder = self._spec.encoder
+        return self.context - (len(encoder.decoder_prompt) if encoder else prompt)
 
     def submit(
         self,
@@ -126,7 +142,7 @@ class Engine:
         """Queue a request and return a handle to cancel it by; any thread may call.
 
         Args:
-            prompt: a text, or token ids.
+            prompt: a text, or token ids; of an encoder-decoder, what its encoder reads.
             params: how to choose tokens and when to stop.
             on_event: told of each token by the engine's thread, so it must be quick; if it raises, the request ends.
             client: whose request it is; clients share the model evenly.
@@ -140,7 +156,10 @@ class Engine:
             QueueFullError: as many requests wait already as may.
             EngineError: the engine has stopped.
         """
-        tokens = read_prompt(prompt, self._codec, vocab_size=self._spec.vocab_size, context=self.context)
+        tokens = read_prompt(
+            prompt, self._codec, vocab_size=self._spec.vocab_size, context=self.context, source=self.source
+        )
+        begun, source = self._beginning(tokens)
         check_params(params, vocab_size=self._spec.vocab_size)
         banned = self._spell(params.bad_words)
         _check_terms(client, priority, request_id)
@@ -150,17 +169,17 @@ class Engine:
             return Answer(
                 params,
                 index=index,
-                job=Job(tokens, client=client, priority=priority, deadline=deadline),
+                job=Job(begun, source=source, client=client, priority=priority, deadline=deadline),
                 sampler=Sampler(
                     params,
                     index=index,
-                    prompt=tokens,
+                    prompt=begun,
                     eos=self._eos,
                     bad_words=banned,
                     vocab_size=self._spec.vocab_size,
                 ),
                 watch=Stopwatch(self.metrics, prompt_tokens=len(tokens)),
-                room=self.context - len(tokens),
+                room=self.room(len(tokens)),
                 eos=self._eos,
                 codec=self._codec,
                 listener=on_event,
@@ -245,6 +264,12 @@ class Engine:
     @property
     def _eos(self) -> frozenset[int]:
         return frozenset(self._spec.eos_token_ids)
+
+    def _beginning(self, prompt: list[int]) -> tuple[list[int], tuple[int, ...]]:
+        """Return the tokens that an answer follows, and those that an encoder reads, of a prompt's."""
+        encoder = self._spec.encoder
+        # One tuple for all answers: by that the decoder knows that they share what was read.
+        return (list(encoder.decoder_prompt), tuple(prompt)) if encoder else (prompt, ())
 
     def _spell(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         if words and self._codec is None:

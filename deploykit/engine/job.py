@@ -8,10 +8,20 @@ class Job:
     """One sequence's tokens on their way through the model."""
 
     def __init__(
-        self, prompt: Iterable[int], *, client: str = "", priority: int = 0, deadline: float | None = None
+        self,
+        prompt: Iterable[int],
+        *,
+        source: tuple[int, ...] = (),
+        client: str = "",
+        priority: int = 0,
+        deadline: float | None = None,
     ) -> None:
         self.tokens = list(prompt)
         """The prompt, then the answer so far."""
+        self.source = source
+        """What an encoder reads before the first of them; answers to one request share it. Empty without an encoder.
+
+        A cache that holds any of the tokens holds all of the source."""
         self.cached = 0
         """How many of the tokens a cache holds: the row's, or while the job is parked what was set aside."""
         self.row: int | None = None
@@ -24,6 +34,11 @@ class Job:
         """Seconds on the clock of `Scheduler.overdue`, after which it isn't begun any more; never where None."""
         self.arrival = 0
         """Its place in the order of arrival; the scheduler counts."""
+
+    @property
+    def size(self) -> int:
+        """All that the model reads of it before it answers, and what it has answered, in tokens."""
+        return len(self.source) + len(self.tokens)
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -45,6 +45,10 @@ class HostMemory:
         array = self._array
         return "cpu", 0, array.dtype.type, (rows, *array.shape[1:]), self._start + first * array.strides[0]
 
+    def rows(self, first: int, number: int) -> NDArray[Any]:
+        """Return neighbouring rows, [B, K, capacity, D], to be read or written."""
+        return self._array[first : first + number]
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy a row's first tokens to another row."""
         self._array[target, :, :length] = self._array[source, :, :length]

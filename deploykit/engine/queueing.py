@@ -69,7 +69,7 @@ class Line:
         """Give a job its turn: it leaves the line, and if it is new, its prompt counts for its client."""
         self._turns += 1
         if job in self._waiting:
-            self.count(job, len(job.tokens))
+            self.count(job, job.size)
         self._pull(job)
 
     def count(self, job: Job, tokens: int) -> None:

@@ -112,7 +112,7 @@ class Answer:
         self._codec = codec
         self._text = Detokenizer(codec, job.tokens) if codec else None
         self._gate = StopGate(params.stop)
-        self._num_input = len(job.tokens)
+        self._num_input = len(job.source or job.tokens)
         self._num_output = 0
         self._logprob = None if params.logprobs is None else 0.0
 

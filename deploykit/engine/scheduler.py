@@ -5,9 +5,10 @@ alone, a piece at a time, between two steps of the others. The rows in use alway
 leaves, the last one takes its place.
 
 Two budgets hold. Between two steps at most `chunk` prompt tokens run, so that a long prompt delays the others by that
-much and no more. And the rows in use hold at most `cache_tokens`: where the next batch doesn't fit, the job that
-matters least is parked, and comes back when there is room. The one that matters most never is, so something always
-advances.
+much and no more. Only an encoder's source can't be cut: one that is longer runs at once, and then the others run as
+many steps as they would have had between its pieces. And the rows in use hold at most `cache_tokens`: where the next
+batch doesn't fit, the job that matters least is parked, and comes back when there is room. The one that matters most
+never is, so something always advances.
 """
 
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ class Scheduler:
         self._max_open = max_rows + max_queue
         self._chunk = chunk
         self._gap = chunk
-        """Prompt tokens that may still run before the next step of the decoding rows."""
+        """Prompt tokens that may still run before the next step of the decoding rows; less than none after a source
+        longer than a chunk, which is owed to them."""
         self._arrivals = count()
         self._line = Line()
         self._decoding: list[Job] = []
@@ -57,7 +59,7 @@ class Scheduler:
     @property
     def used_tokens(self) -> int:
         """Tokens that the rows hold, each row's rounded up to a step."""
-        return sum(stepped(job.cached) for job in self._in_rows)
+        return sum(_held(job, job.cached) for job in self._in_rows)
 
     @property
     def _in_rows(self) -> list[Job]:
@@ -98,7 +100,9 @@ class Scheduler:
     def advance(self, batch: Batch) -> tuple[Job, ...]:
         """Note that a batch has run, and return the jobs that get a token from it: none in the middle of a prompt."""
         delays = self._filling in batch.jobs and self._decoding
-        self._gap = self._gap - batch.new if delays else self._chunk
+        # Nobody is owed anything where nobody decodes.
+        paid = self._gap + self._chunk if self._filling not in batch.jobs else self._chunk
+        self._gap = self._gap - _cost(batch.jobs[0], batch.new) if delays else min(paid, self._chunk)
         for job in batch.jobs:
             job.cached += batch.new
         if any(job.cached < len(job.tokens) for job in batch.jobs):
@@ -128,11 +132,12 @@ class Scheduler:
         Where a prompt is cut depends on nobody else, since a sum's rounding depends on where it is cut.
         """
         piece = min(len(job.tokens), (job.cached // self._chunk + 1) * self._chunk) - job.cached
-        return piece if piece <= self._gap or not self._decoding else 0
+        # A source can be longer than any gap: it takes a whole one.
+        return piece if min(_cost(job, piece), self._chunk) <= self._gap or not self._decoding else 0
 
     def _fits(self, batch: Batch) -> bool:
         """Return whether the cache can hold the rows in use and what a batch adds to them."""
-        grown = sum(stepped(total) - stepped(total - batch.new) for total in batch.totals)
+        grown = sum(_held(job, job.cached + batch.new) - _held(job, job.cached) for job in batch.jobs)
         return self.used_tokens + grown <= self.cache_tokens
 
     def _admit(self) -> Iterator[Change]:
@@ -154,6 +159,10 @@ class Scheduler:
         """Give a job the row to be filled; what was set aside of it needn't be filled again."""
         self._filling = job
         job.row = len(self._decoding)
+        if not self._decoding:
+            # Whom it was owed to has left. With a debt, one that comes back now could push this one out before it
+            # has run at all.
+            self._gap = max(self._gap, 0)
         if job.cached:
             yield Load(job=job, row=job.row, length=job.cached)
 
@@ -208,7 +217,17 @@ def _is_filled(job: Job) -> bool:
 
 def _room(job: Job) -> int:
     """Return what a job takes of the cache once all of its tokens and one more are in it."""
-    return stepped(len(job.tokens) + 1)
+    return _held(job, len(job.tokens) + 1)
+
+
+def _held(job: Job, cached: int) -> int:
+    """Return what a job takes of the cache with so many tokens in it: its source as well, from the first one on."""
+    return stepped(cached) + stepped(len(job.source)) if cached else 0
+
+
+def _cost(job: Job, piece: int) -> int:
+    """Return how many tokens the model reads to run a piece of a job's prompt: the source with the first one."""
+    return piece if job.cached else piece + len(job.source)
 
 
 def stepped(tokens: int) -> int:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
@@ -13,10 +14,12 @@ from deploykit.external import check_external_data
 from deploykit.spec import EXACT_INT8, Precision, TensorSpec, shape_text
 
 _FATAL_ONLY: Final = 4  # OrtLoggingLevel: failures reach us as exceptions, which carry the same text
+_STOP_SPINNING: Final = "session.force_spinning_stop"
+"""ONNX Runtime's session option that lets its threads sleep once a run is over."""
 
 
 def open_session(artifact: Artifact, *, precision: Precision | None = None, threads: int | None = None) -> Any:
-    """Return a session on the graph of a precision (the served one where None).
+    """Return a session on the graph of a precision (the served one where None); of an encoder-decoder, the decoder's.
 
     Args:
         artifact: a verified artifact.
@@ -26,22 +29,52 @@ def open_session(artifact: Artifact, *, precision: Precision | None = None, thre
     Raises:
         ArtifactError: the graph isn't there, can't be loaded, keeps weights elsewhere, or breaks the tensor contract.
     """
-    graph = artifact.graph(precision)
-    check_external_data(graph)
+    spec = artifact.contract(precision)
+    return _opened(artifact.graph(precision), spec.inputs(), spec.outputs(), _options(threads))
+
+
+def open_encoder(artifact: Artifact, *, precision: Precision | None = None, threads: int | None = None) -> Any:
+    """Return a session on the graph that reads sources, or None where the model is no encoder-decoder.
+
+    Args:
+        artifact: a verified artifact.
+        precision: which of its graphs.
+        threads: as of `open_session`.
+
+    Raises:
+        ArtifactError: as `open_session`.
+    """
+    spec = artifact.contract(precision).encoder
+    if spec is None:
+        return None
+    options = _options(threads)
+    # Its threads would go on looking for work while the decoder's are at theirs.
+    options.add_session_config_entry(_STOP_SPINNING, "1")
+    return _opened(artifact.graphs(precision)[1], spec.inputs(), spec.outputs(), options)
+
+
+def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry(EXACT_INT8, "1")
+    return options
+
+
+def _opened(
+    graph: Path, inputs: list[TensorSpec], outputs: list[TensorSpec], options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Return a session on a graph that keeps its contract."""
+    check_external_data(graph)
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no class of their own
         reason = str(error).replace(f"{graph.parent}{os.sep}", "").partition("\n")[0]
         raise ArtifactError(f"{graph.name}: ONNX Runtime can't load it: {reason}") from error
     _give_back()
-    spec = artifact.contract(precision)
-    _check_contract(graph.name, spec.inputs(), [*session.get_inputs(), *session.get_overridable_initializers()])
-    _check_contract(graph.name, spec.outputs(), session.get_outputs())
+    _check_contract(graph.name, inputs, [*session.get_inputs(), *session.get_overridable_initializers()])
+    _check_contract(graph.name, outputs, session.get_outputs())
     return session
 
 

@@ -42,7 +42,8 @@ def measure_speed(artifact: Artifact, config: EngineConfig | None = None) -> Spe
         EngineError: the model fails while it runs.
     """
     with Engine.open(artifact.path, config or EngineConfig()) as engine:
-        length = max(1, min(PROMPT_TOKENS, engine.context - NEW_TOKENS))
+        most = engine.source or engine.context - NEW_TOKENS
+        length = max(1, min(PROMPT_TOKENS, most))
         numbers = np.random.default_rng(_SEED)
         vocabulary = artifact.manifest.decoder.vocab_size
         prompts = [numbers.integers(0, vocabulary, length).tolist() for _ in range(STREAMS)]
@@ -55,7 +56,7 @@ def measure_speed(artifact: Artifact, config: EngineConfig | None = None) -> Spe
 
 def _run(engine: Engine, prompts: list[list[int]]) -> tuple[float, float, int]:
     """Return seconds to the first token, seconds to the last, and the tokens of all requests."""
-    params = SamplingParams(max_tokens=min(NEW_TOKENS, engine.context - len(prompts[0])), ignore_eos=True)
+    params = SamplingParams(max_tokens=min(NEW_TOKENS, engine.room(len(prompts[0]))), ignore_eos=True)
     ended, began, first, tokens = Semaphore(0), time.perf_counter(), 0.0, 0
     failures: list[str] = []
 

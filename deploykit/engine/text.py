@@ -87,6 +87,7 @@ def read_prompt(
     *,
     vocab_size: int,
     context: int,
+    source: int | None = None,
     add_special_tokens: bool = True,
 ) -> list[int]:
     """Return a prompt's tokens.
@@ -96,6 +97,7 @@ def read_prompt(
         codec: the model's tokenizer, if it has one.
         vocab_size: of the model.
         context: longest prompt and answer together, in tokens.
+        source: longest prompt, where an encoder reads it; the context is its answer's alone then.
         add_special_tokens: whether a text gets those that the tokenizer adds itself.
 
     Raises:
@@ -108,22 +110,27 @@ def read_prompt(
     if isinstance(prompt, str):
         assert codec
         # A text so long that it can't fit isn't encoded first: that would take seconds.
-        _check_room(len(prompt) // codec.longest, context, "at least ")
+        _check_room(len(prompt) // codec.longest, context, source, "at least ")
         tokens = codec.encode(prompt, add_special_tokens=add_special_tokens)
     else:
-        _check_room(len(prompt), context)
+        _check_room(len(prompt), context, source)
         tokens = [_token(token) for token in prompt]
     if not tokens:
         raise RequestError("the prompt has no tokens once the tokenizer has cleaned it; send other text")
-    _check_room(len(tokens), context)
+    _check_room(len(tokens), context, source)
     if (worst := max(tokens)) >= vocab_size or min(tokens) < 0:
         wrong = worst if worst >= vocab_size else min(tokens)
         raise RequestError(f"token id {wrong} is not one of the model's; ids are 0 to {vocab_size - 1}")
     return tokens
 
 
-def _check_room(tokens: int, context: int, how_sure: str = "") -> None:
-    if tokens >= context:
+def _check_room(tokens: int, context: int, source: int | None, how_sure: str = "") -> None:
+    if source is not None:
+        if tokens > source:
+            raise RequestError(
+                f"the prompt has {how_sure}{tokens} tokens, but the encoder reads at most {source}; shorten it"
+            )
+    elif tokens >= context:
         raise RequestError(
             f"the prompt has {how_sure}{tokens} tokens, but the context of {context} leaves room for {context - 1}; "
             "shorten it"
