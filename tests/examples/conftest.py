@@ -1,0 +1,6 @@
+"""Makes what lies in `examples` importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
