@@ -43,6 +43,8 @@ class Load:
     """Tokens a row can hold."""
     chunk: int
     """Prompt tokens run at once."""
+    source: int = 0
+    """Tokens that a row's source can have, beside its context; an encoder reads all of them at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Estimate:
     tables: int
     """Tensors read where they lie; file pages, which the system can take back."""
     cache: int
-    """Keys and values of every row at its full context."""
+    """Keys and values of every row at its full context, and of its source."""
     activations: int
     """Working memory of a step, logits among it."""
     loading: int
@@ -83,7 +85,24 @@ class Estimate:
         return " + ".join(parts)
 
 
-def estimate(outline: Outline, spec: DecoderSpec, load: Load, *, process: int, dot_product: bool = True) -> Estimate:
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """Bytes of a graph's weights in memory, as `Estimate` has them."""
+
+    weights: int
+    tables: int
+    loading: int
+
+
+def estimate(
+    outline: Outline,
+    spec: DecoderSpec,
+    load: Load,
+    *,
+    process: int,
+    dot_product: bool = True,
+    encoder: Outline | None = None,
+) -> Estimate:
     """Return what an engine on a graph takes.
 
     Args:
@@ -93,21 +112,31 @@ def estimate(outline: Outline, spec: DecoderSpec, load: Load, *, process: int, d
         process: bytes of the process before a session is opened.
         dot_product: whether the processor has one for int8 (VNNI); without it ONNX Runtime turns the weights of
             dynamic-int8 from int8 into uint8 before it packs them.
+        encoder: the encoder's graph, where there is one.
     """
-    products = list(_products(outline))
-    packed = {(tensor.name, node.op_type): _packed(node, tensor) for node, tensor in products}
-    taken = {tensor.name for _, tensor in products} | _side_inputs(node for node, _ in products)
-    tables = sum(t.nbytes for t in outline.tensors.values() if t.name not in taken or _read_too(t.name, outline))
-    # Scales stay mapped beside their packed copies.
-    scales = sum(
-        outline.tensors[name].nbytes for name in _side_inputs(n for n, _ in products) if name in outline.tensors
-    )
+    graphs = [outline, *([encoder] if encoder else [])]
+    held = [_held(graph, dot_product) for graph in graphs]
     return Estimate(
         process=process + LIBRARIES,
-        weights=sum(packed.values()) + scales,
-        tables=tables,
+        weights=sum(graph.weights for graph in held),
+        tables=sum(graph.tables for graph in held),
         cache=_cache(spec, load),
-        activations=_activations(outline, spec, load, [node for node, _ in products]),
+        activations=_activations(outline, spec, load) + (_encoding(encoder, load) if encoder else 0),
+        loading=max(graph.loading for graph in held),
+    )
+
+
+def _held(outline: Outline, dot_product: bool) -> _Held:
+    """Return what a graph's weights take."""
+    products = list(_products(outline))
+    packed = {(tensor.name, node.op_type): _packed(node, tensor) for node, tensor in products}
+    beside = _side_inputs(node for node, _ in products)
+    taken = {tensor.name for _, tensor in products} | beside
+    # Scales stay mapped beside their packed copies.
+    scales = sum(outline.tensors[name].nbytes for name in beside if name in outline.tensors)
+    return _Held(
+        weights=sum(packed.values()) + scales,
+        tables=sum(t.nbytes for t in outline.tensors.values() if t.name not in taken or _read_too(t.name, outline)),
         loading=max((_unpacked(node, tensor, dot_product) for node, tensor in products), default=0) + _mapped(products),
     )
 
@@ -174,25 +203,42 @@ def _read_too(name: str, outline: Outline) -> bool:
 
 
 def _cache(spec: DecoderSpec, load: Load) -> int:
-    full = spec.cache_bytes_per_token() * load.rows * load.context
-    # A concatenating step holds the past, what it is put together from when a row joins, and the present.
-    return full if spec.cache == "shared" else 3 * full
+    each = spec.cache_bytes_per_token() * load.rows
+    full = each * load.context
+    # A concatenating step holds the past, what it is put together from when a row joins, and the present. A source's
+    # keys and values are never added to.
+    return (full if spec.cache == "shared" else 3 * full) + each * load.source
 
 
-def _activations(outline: Outline, spec: DecoderSpec, load: Load, products: list[Node]) -> int:
+def _activations(outline: Outline, spec: DecoderSpec, load: Load) -> int:
     """Return the bytes of a step: a chunk's, or that of all rows decoding where it is larger."""
-    shapes = [_width(node, outline) for node in products]
-    widest = max((width for width in shapes if width != spec.vocab_size), default=0)
-    heads = max((int(n.attributes.get("num_heads") or 0) for n in outline.nodes), default=0)
     tokens = max(load.rows, load.chunk)
-    # The widest product's output, its activation and their product live together; the stream beside them is narrower.
-    wide = 4 * widest * tokens * 4
-    scores = 4 * heads * tokens * load.context
-    masks = 4 * 8 * tokens * load.context
     kept = load.rows if spec.logits_to_keep else tokens
     # The graph's logits, and a copy of them while tokens are drawn.
     logits = 2 * 4 * kept * spec.vocab_size
-    return wide + scores + masks + logits
+    # The first step of a row makes keys and values of its whole source.
+    widest = _widest(outline, spec.vocab_size) * max(tokens, load.source)
+    return 4 * 4 * widest + _attending(outline, tokens, load.context + load.source) + logits
+
+
+def _encoding(outline: Outline, load: Load) -> int:
+    """Return the bytes of an encoder that reads one source at once."""
+    return 4 * 4 * _widest(outline, 0) * load.source + _attending(outline, load.source, load.source)
+
+
+def _widest(outline: Outline, vocab_size: int) -> int:
+    """Return the outputs for each token of the widest product but the head.
+
+    Its output, its activation and their product live together; the stream beside them is narrower.
+    """
+    widths = (_width(node, outline) for node, _ in _products(outline))
+    return max((width for width in widths if width != vocab_size), default=0)
+
+
+def _attending(outline: Outline, tokens: int, context: int) -> int:
+    """Return the bytes of an attention's scores, and of the masks around it."""
+    heads = max((int(node.attributes.get("num_heads") or 0) for node in outline.nodes), default=0)
+    return 4 * (heads + 8) * tokens * context
 
 
 def _width(node: Node, outline: Outline) -> int:

@@ -45,6 +45,7 @@ def _artifact(found: Mapping[str, Any]) -> None:
             ("size", f"{found['layers']} layers, {queries}{heads} key/value heads of {_slash(found['head_size'])}"),
             ("vocabulary", f"{found['vocabulary']:,} entries"),
             ("context", f"{found['context']:,} tokens, {found['cache_bytes_per_token']:,} bytes of cache each"),
+            *([("source", f"{found['source']:,} tokens, as many bytes each")] if found["source"] else []),
             *_texts(found),
             *[(p["precision"], _precision(p)) for p in found["precisions"]],
         ]

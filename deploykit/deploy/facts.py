@@ -37,10 +37,15 @@ class ModelFacts:
     load_measured: bool
     """False where the artifact doesn't say and the seconds were guessed from its size."""
     has_chat_template: bool
+    source: int = 0
+    """Tokens of a row's source, which it holds beside its context; 0 where the model has no encoder."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain JSON values."""
-        return asdict(self)
+        """Return the facts as plain JSON values; a decoder's as they were before there were encoders."""
+        facts = asdict(self)
+        if not self.source:
+            del facts["source"]
+        return facts
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -51,8 +56,8 @@ class ModelFacts:
         facts = msgspec.convert(data, cls)
         if foreign := set(data) - {field.name for field in fields(cls)}:
             raise ValueError(f"unknown {', '.join(sorted(foreign))}")
-        for name in ("version", "size", "rows", "context", "threads", "load_seconds"):
-            value, least = getattr(facts, name), 0 if name == "load_seconds" else 1
+        for name in ("version", "size", "rows", "context", "source", "threads", "load_seconds"):
+            value, least = getattr(facts, name), 0 if name in ("source", "load_seconds") else 1
             if not least <= value < _MOST:
                 raise ValueError(f"{name} must be {least} or more, got {value}")
         if missing := {"peak", "cache"} - set(facts.memory):

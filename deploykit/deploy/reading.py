@@ -50,6 +50,7 @@ def read_facts(path: Path, config: DeployConfig) -> ModelFacts:
         size=size,
         rows=config.engine.max_rows,
         context=cache.context,
+        source=cache.source,
         threads=config.cpu,
         memory=_memory(artifact, precision, cache, config.engine),
         load_seconds=load_seconds(size, measured),
@@ -63,9 +64,11 @@ class Cache:
     """What an engine's cache may grow to, as `engine.budget` reckons it."""
 
     context: int
-    """Tokens of a row."""
+    """Tokens of a row, a source's not counted."""
+    source: int
+    """Tokens of a row's source; 0 where there is no encoder."""
     full: int
-    """Bytes of every row at its full context."""
+    """Bytes of every row at its full context, and of its source."""
     limit: int
     """Bytes that they may take together."""
 
@@ -79,17 +82,29 @@ class Cache:
         context = config.max_context or min(spec.max_context, DEFAULT_CONTEXT)
         if context > spec.max_context:
             raise ConfigError(f"max_context must be at most {spec.max_context} tokens for this model, got {context}")
+        source = min(spec.encoder.max_source, config.max_context or DEFAULT_CONTEXT) if spec.encoder else 0
         each = spec.cache_bytes_per_token()
-        full = config.max_rows * _stepped(context) * each
+        full = config.max_rows * (_stepped(context) + _stepped(source)) * each
         limit = min(full, config.cache_memory or full)
         tokens = limit // each // ROW_STEP * ROW_STEP
-        least = ROW_STEP if config.max_context is None else _stepped(context)
+        least = _least(spec, config, context, source)
         if tokens < least:
             raise ConfigError(
                 f"cache_memory holds {tokens} tokens of {each:,} bytes, and a row of this model needs {least}: "
                 f"give it at least {least * each:,} bytes" + (" or lower max_context" if config.max_context else "")
             )
-        return cls(context=min(context, tokens), full=full, limit=limit)
+        # Where not both fit, a source gets half, or what an answer leaves it.
+        half = tokens // 2 // ROW_STEP * ROW_STEP
+        source = min(source, max(half, tokens - _stepped(context)))
+        return cls(context=min(context, tokens - _stepped(source)), source=source, full=full, limit=limit)
+
+
+def _least(spec: DecoderSpec, config: EngineConfig, context: int, source: int) -> int:
+    """Return the tokens without which nothing can run, or not what was asked for."""
+    if config.max_context is not None:
+        return _stepped(context) + _stepped(source)
+    prompt = len(spec.encoder.decoder_prompt) if spec.encoder else 1
+    return _stepped(prompt + 1) + _stepped(min(source, 1))
 
 
 def _only_model(path: Path) -> Model:
@@ -126,13 +141,20 @@ def _memory(artifact: Artifact, precision: Precision, cache: Cache, config: Engi
     """Return the bytes of an engine at its peak, by part, for `ModelFacts.memory`."""
     file = artifact.tokenizer
     tokenizer = TOKENIZER + TOKENIZER_FACTOR * file.stat().st_size if file else 0
+    graph, *encoder = (read_outline(file) for file in artifact.graphs(precision))
     guess = estimate(
-        read_outline(artifact.graph(precision)),
+        graph,
         artifact.contract(precision),
-        Load(rows=config.max_rows, context=_stepped(cache.context), chunk=config.prefill_chunk),
+        Load(
+            rows=config.max_rows,
+            context=_stepped(cache.context),
+            chunk=config.prefill_chunk,
+            source=_stepped(cache.source),
+        ),
         process=PROCESS + tokenizer,
         # What processor the pod will meet is not known, and without such a product loading takes more.
         dot_product=False,
+        encoder=encoder[0] if encoder else None,
     )
     return {
         **_limited(guess, cache).to_json(),

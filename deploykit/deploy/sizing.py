@@ -183,7 +183,12 @@ def _requests(facts: ModelFacts, config: DeployConfig) -> int:
 
 def _shared_memory(facts: ModelFacts, config: DeployConfig) -> int:
     """Return the bytes of /dev/shm: prompts pass through it, and as many as may wait can be there at once."""
-    return _up(SHARED_MEMORY // 2 + _requests(facts, config) * facts.context * TOKEN_ID)
+    return _up(SHARED_MEMORY // 2 + _requests(facts, config) * _prompt(facts) * TOKEN_ID)
+
+
+def _prompt(facts: ModelFacts) -> int:
+    """Return the tokens of the longest prompt: an encoder-decoder's is its source."""
+    return facts.source or facts.context
 
 
 def _temporary(facts: ModelFacts) -> int:
@@ -243,7 +248,7 @@ def _disk(found: Sizing) -> Iterator[tuple[str, int]]:
 
 
 def _shared_memory_line(facts: ModelFacts, config: DeployConfig) -> str:
-    prompts = f"{_requests(facts, config):,} requests × {facts.context:,} tokens × {TOKEN_ID} bytes"
+    prompts = f"{_requests(facts, config):,} requests × {_prompt(facts):,} tokens × {TOKEN_ID} bytes"
     return f"{_mib(SHARED_MEMORY // 2)} for answers + {prompts}; {_rounded()}, in memory"
 
 
@@ -254,7 +259,8 @@ def _temporary_line(facts: ModelFacts) -> str:
 
 
 def _cache_line(facts: ModelFacts, config: DeployConfig) -> str:
-    full = f"{facts.rows} rows × {facts.context:,} tokens = {_mib(facts.memory['cache_full'])}"
+    tokens = f"({facts.context:,} + {facts.source:,} of a source)" if facts.source else f"{facts.context:,}"
+    full = f"{facts.rows} rows × {tokens} tokens = {_mib(facts.memory['cache_full'])}"
     asked = config.engine.cache_memory
     if asked is None:
         return full

@@ -19,8 +19,8 @@ from deploykit.doctor.target import Device, Target, find_target
 from deploykit.doctor.tensors import Tensor
 from deploykit.errors import ArtifactError
 from deploykit.memory import DEFAULT_CONTEXT, Estimate, Load, estimate
-from deploykit.outline import read_outline
-from deploykit.spec import VARIANT_FILES, Precision
+from deploykit.outline import Outline, read_outline
+from deploykit.spec import DecoderSpec, Precision, graph_files
 
 __all__ = ["LEVELS", "Finding", "Level", "Report", "Section", "Tensor", "TextContract", "doctor"]
 
@@ -144,17 +144,18 @@ def _graph(
 ) -> Iterator[Finding]:
     artifact = subject.artifact
     assert artifact is not None
-    file = artifact.path / VARIANT_FILES[precision]
-    if not file.is_file():
+    files = [artifact.path / name for name in graph_files(precision, artifact.manifest.decoder)]
+    if not all(file.is_file() for file in files):
         return
     try:
-        outline = read_outline(file)
+        outlines = [read_outline(file) for file in files]
     except ArtifactError as error:
         yield Finding(level="error", what="graph", found=str(error), remedy="")
         return
-    for finding in check_graph(outline, target):
-        yield _beside(finding, subject, target)
-    yield from check_exact(outline, target, overflows=overflows_int8())
+    for outline in outlines:
+        for finding in check_graph(outline, target):
+            yield _beside(finding, subject, target)
+        yield from check_exact(outline, target, overflows=overflows_int8())
     spec = artifact.contract(precision)
     if target.device == "cpu":
         rows = next((rows for model in subject.models if (rows := rows_of(model))), config.max_rows)
@@ -163,8 +164,15 @@ def _graph(
             rows=rows if config.max_rows == EngineConfig.max_rows else config.max_rows,
             context=context,
             chunk=config.prefill_chunk,
+            source=min(spec.encoder.max_source, config.max_context or DEFAULT_CONTEXT) if spec.encoder else 0,
         )
         process, how = process_bytes(artifact.tokenizer)
-        guess.append(estimate(outline, spec, load, process=process, dot_product=has_dot_product()))
+        guess.append(_estimated(outlines, spec, load, process))
         kind = "" if spec.cache == "shared" else "; proven for shared caches, and this graph concatenates its own"
         yield check_fit(guess[0], load, f"process {how}{kind}")
+
+
+def _estimated(outlines: Sequence[Outline], spec: DecoderSpec, load: Load, process: int) -> Estimate:
+    """Return what an engine takes on a decoder's graph, and its encoder's where there are two."""
+    encoder = outlines[1] if len(outlines) > 1 else None
+    return estimate(outlines[0], spec, load, process=process, dot_product=has_dot_product(), encoder=encoder)

@@ -15,7 +15,8 @@ def check_fit(guess: Estimate, load: Load, how: str) -> Finding:
     """
     figures = memory_figures()
     room = min(figures.values(), default=0)
-    what = f"{guess.peak / 1e6:,.0f} MB for {load.rows} rows of {load.context} tokens = {guess.arithmetic()} ({how})"
+    tokens = f"{load.context} tokens{f' and a source of {load.source}' if load.source else ''}"
+    what = f"{guess.peak / 1e6:,.0f} MB for {load.rows} rows of {tokens} = {guess.arithmetic()} ({how})"
     if not figures:
         return Finding(level="note", what="memory needed", found=f"{what}; what there is can't be told")
     which = next(name for name, size in figures.items() if size == room)

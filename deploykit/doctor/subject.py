@@ -10,7 +10,7 @@ from deploykit.doctor.finding import Finding, ok
 from deploykit.doctor.repository import find_models
 from deploykit.doctor.target import Device, Target
 from deploykit.errors import ArtifactError, EngineError, MissingExtraError, QueueFullError
-from deploykit.spec import HALF, VARIANT_FILES, Precision
+from deploykit.spec import HALF, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def check_artifact(artifact: Artifact, precision: Precision, target: Target) -> 
         yield ok("files", f"all {len(artifact.manifest.files)} are what the manifest says")
     except ArtifactError as error:
         yield Finding(level="error", what="files", found=str(error), remedy="export again, or copy the artifact again")
-    if VARIANT_FILES[precision] not in artifact.manifest.files:
+    if precision not in artifact.precisions():
         there = ", ".join(artifact.precisions()) or "none"
         remedy = f"quantize to {precision}, or look at another one with --precision"
         yield Finding(level="error", what="precision", found=f"no {precision} graph, only {there}", remedy=remedy)

@@ -9,12 +9,13 @@ from deploykit.inspect.graph import describe_graph
 from deploykit.inspect.quality import describe_quality
 from deploykit.inspect.texts import describe_card, describe_tokenizer, read_object
 from deploykit.inspect.triton import describe_models
-from deploykit.spec import VARIANT_FILES, TensorSpec
+from deploykit.spec import TensorSpec, graph_files
 
 __all__ = ["inspect"]
 
 _WHERE: Final = ("*.onnx", "*/*.onnx", "*/*/*.onnx")
 """Where graphs lie in a folder: in it, in `onnx/`, or in a version of a model of a repository."""
+_HEADS: Final = ("num_attention_heads", "n_head", "decoder_attention_heads", "num_heads", "nhead")
 _MOST_FILES: Final = 200
 """ONNX files of a folder that are read."""
 
@@ -64,6 +65,7 @@ def _artifact(path: Path, *, verify: bool) -> dict[str, Any]:
         "head_size": sorted({layer.key_dim for layer in layers}),
         "vocabulary": spec.vocab_size,
         "context": spec.max_context,
+        "source": spec.encoder.max_source if spec.encoder else None,
         "cache": spec.cache,
         "cache_bytes_per_token": spec.cache_bytes_per_token(),
         "served": manifest.served,
@@ -77,9 +79,10 @@ def _artifact(path: Path, *, verify: bool) -> dict[str, Any]:
         "quality": _quality(manifest),
         "files": _files(artifact, verify=verify),
         "graphs": [
-            describe_graph(artifact.graph(precision))
+            describe_graph(file)
             for precision in artifact.precisions()
-            if _there(artifact, precision)
+            for file in artifact.graphs(precision)
+            if file.is_file()
         ],
         "triton": describe_models(path),
         **_beside(path),
@@ -87,13 +90,9 @@ def _artifact(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _heads(config: dict[str, Any]) -> int | None:
-    """Return how many attention heads a configuration names, under either of its usual names."""
-    found = config.get("num_attention_heads", config.get("n_head"))
-    return found if isinstance(found, int) else None
-
-
-def _there(artifact: Artifact, precision: Any) -> bool:
-    return artifact.graph(precision).is_file()
+    """Return how many attention heads a configuration names, under one of their usual names."""
+    found = (config.get(name) for name in _HEADS)
+    return next((heads for heads in found if isinstance(heads, int)), None)
 
 
 def _quality(manifest: Manifest) -> list[dict[str, Any]]:
@@ -104,8 +103,14 @@ def _quality(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _precision(artifact: Artifact, precision: Any) -> dict[str, Any]:
-    name, size = VARIANT_FILES[precision], artifact.size_of(precision)
-    return {"precision": precision, "file": name, "bytes": size, "served": precision == artifact.manifest.served}
+    name, *encoder = graph_files(precision, artifact.manifest.decoder)
+    return {
+        "precision": precision,
+        "file": name,
+        **({"encoder": encoder[0]} if encoder else {}),
+        "bytes": artifact.size_of(precision),
+        "served": precision == artifact.manifest.served,
+    }
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from typing import Final
 
 from deploykit.artifact import Artifact
 from deploykit.errors import ArtifactError
-from deploykit.spec import TASK_GENERATION
+from deploykit.spec import TASK_GENERATION, TASK_TEXT2TEXT
 
-_TASKS: Final = (TASK_GENERATION,)
+_TASKS: Final = (TASK_GENERATION, TASK_TEXT2TEXT)
 
 
 def check_serveable(artifact: Artifact) -> None:
