@@ -21,11 +21,11 @@ def next_token(tokens: list[int]) -> int:
     return hash(tuple(tokens)) & 0xFFFFFF
 
 
-def alone(prompt: list[int], answer: int) -> list[int]:
+def alone(source: tuple[int, ...], prompt: list[int], answer: int) -> list[int]:
     """Return a prompt and its answer, as if nothing ran beside it."""
     tokens = list(prompt)
     for _ in range(answer):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token([*source, *tokens]))
     return tokens
 
 
@@ -35,6 +35,8 @@ class ModelOfRows:
 
     rows: dict[int, list[int]] = field(default_factory=dict)
     """What each row in use holds; a row isn't there while it holds nothing."""
+    sources: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """What each row in use has read before."""
     saved: dict[Job, list[int]] = field(default_factory=dict)
     disk: DiskState = "fine"
     """What becomes of what is set aside now, or brought back."""
@@ -43,8 +45,10 @@ class ModelOfRows:
         match change:
             case Move():
                 self._put(change.target, self.rows.pop(change.source), change.length)
+                self.sources[change.target] = self.sources.pop(change.source)
             case Save():
                 held = self.rows.pop(change.row)
+                assert self.sources.pop(change.row) == change.job.source
                 assert len(held) == change.length > 0
                 if self.disk == "full":
                     return 0
@@ -54,19 +58,25 @@ class ModelOfRows:
                 held = self.saved.pop(change.job)
                 readable = self.disk != "unreadable"
                 self._put(change.row, held if readable else [-1] * change.length, change.length)
+                self.sources[change.row] = change.job.source
                 return change.length if readable else 0
             case Drop(row=None):
                 self.saved.pop(change.job, None)
             case Drop():
                 assert change.row is not None
                 self.rows.pop(change.row, None)
+                self.sources.pop(change.row, None)
         return 0
 
     def run(self, batch: Batch) -> list[int]:
         """Return each row's next token."""
-        for row, ids in enumerate(batch.ids, batch.first_row):
+        rows = range(batch.first_row, batch.first_row + len(batch.jobs))
+        for row, job, ids in zip(rows, batch.jobs, batch.ids, strict=True):
+            if not job.cached:
+                assert len(batch.jobs) == 1, "a source is read alone"
+                self.sources[row] = job.source
             self.rows.setdefault(row, []).extend(ids)
-        return [next_token(self.rows[row]) for row in range(batch.first_row, batch.first_row + len(batch.jobs))]
+        return [next_token([*self.sources[row], *self.rows[row]]) for row in rows]
 
     def _put(self, row: int, held: list[int], length: int) -> None:
         assert row not in self.rows, "what lies there is lost"
@@ -92,11 +102,20 @@ class World:
         self.seen: Counter[str] = Counter()
         """What has happened so far."""
         self._chunk = chunk
-        self._gap = 0
-        """Prompt tokens since the decoding rows last ran."""
+        self._owed = 0
+        """Tokens of prompts and sources for which the decoding rows have waited, and not had their steps yet."""
 
-    def add(self, prompt: list[int], answer: int, *, client: str = "", priority: int = 0, wait: float = 1e9) -> Job:
-        job = Job(prompt, client=client, priority=priority, deadline=self.now + wait)
+    def add(
+        self,
+        prompt: list[int],
+        answer: int,
+        *,
+        source: tuple[int, ...] = (),
+        client: str = "",
+        priority: int = 0,
+        wait: float = 1e9,
+    ) -> Job:
+        job = Job(prompt, source=source, client=client, priority=priority, deadline=self.now + wait)
         self.scheduler.add(job)
         self.open[job] = (prompt, answer)
         self.check()
@@ -106,6 +125,8 @@ class World:
         """Run what comes next as the engine's loop does; a batch with one of `failing` in it fails."""
         self.now += 1
         self._drop_overdue()
+        if not self.decoding:
+            self._owed = min(self._owed, self._chunk)
         plan = self.scheduler.schedule()
         assert (plan is None) == (not self.open), "there is something to do exactly while a job is open"
         if plan is None:
@@ -147,6 +168,7 @@ class World:
         assert (scheduler.running, scheduler.waiting, scheduler.parked, scheduler.used_tokens) == (0, 0, 0, 0)
         assert not scheduler._line._levels
         assert not model.rows
+        assert not model.sources
         assert not model.saved
 
     def check(self) -> None:
@@ -157,6 +179,7 @@ class World:
         assert self.scheduler.waiting == len(waiting)
         assert self.scheduler.parked == len(self.begun.intersection(waiting))
         assert self.model.rows == {job.row: job.tokens[: job.cached] for job in running if job.cached}
+        assert self.model.sources == {job.row: job.source for job in running if job.cached}
         assert self.model.saved == {job: job.tokens[: job.cached] for job in waiting if job.cached}
         assert all(job in self.decoding for job in running[:-1]), "only the last row may be one that is filled"
         assert self._used() == self.scheduler.used_tokens
@@ -164,7 +187,8 @@ class World:
 
     def _used(self) -> int:
         """Return what the rows hold, in tokens, each rounded up to a step; never more than they may."""
-        used = sum(-(-len(held) // module.CACHE_STEP) * module.CACHE_STEP for held in self.model.rows.values())
+        held = [*self.model.rows.values(), *self.model.sources.values()]
+        used = sum(-(-len(tokens) // module.CACHE_STEP) * module.CACHE_STEP for tokens in held)
         assert used <= self.scheduler.cache_tokens, "more than the cache holds"
         return used
 
@@ -221,9 +245,7 @@ class World:
 
     def _emit(self, batch: Batch, tokens: list[int]) -> None:
         self._used()
-        delays = self.decoding and not self.decoding.issuperset(batch.jobs)
-        self._gap = self._gap + batch.new if delays else 0
-        assert self._gap <= self._chunk, "the decoding rows wait for more than a chunk"
+        self._count_delay(batch)
         given = self.scheduler.advance(batch)
         self.decoding.update(given)
         for job, token in zip(given, tokens, strict=False):
@@ -231,15 +253,30 @@ class World:
         for job in given:
             prompt, answer = self.open[job]
             if len(job.tokens) == len(prompt) + answer:
-                assert job.tokens == alone(prompt, answer), "a token was lost, doubled or crossed"
+                assert job.tokens == alone(job.source, prompt, answer), "a token was lost, doubled or crossed"
                 self.seen["finished"] += 1
                 self.remove(job)
+
+    def _count_delay(self, batch: Batch) -> None:
+        """Check that the decoding rows wait for a chunk at most; a longer source is paid back, step by step."""
+        if self.decoding.issuperset(batch.jobs):
+            self._owed = max(0, self._owed - self._chunk)
+        elif self.decoding:
+            (job,) = batch.jobs
+            cost = batch.new if job.cached else batch.new + len(job.source)
+            assert not self._owed or self._owed + cost <= self._chunk, "the decoding rows wait for more than a chunk"
+            self.seen["read at once"] += cost > self._chunk
+            self._owed += cost
+        else:
+            self._owed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Add:
     """A job that comes, as far as the cache can hold it."""
 
+    source: int
+    """Tokens for an encoder; 0 where there is none."""
     prompt: int
     answer: int
     client: str
@@ -298,12 +335,14 @@ def live(world: World, actions: list[Action]) -> None:
 
 
 def _add(world: World, action: Add, *, name: int) -> None:
-    most = world.scheduler.cache_tokens
+    step, most = module.CACHE_STEP, world.scheduler.cache_tokens
+    source = tuple(range(-name - 1, -name - 1 - min(action.source, most - 2 * step), -1))
+    most -= -(-len(source) // step) * step
     length = min(action.prompt, most - 1)
     answer = min(action.answer, most - length)
     prompt = list(range(name, name + length))
     if len(world.open) < world.most_open:
-        world.add(prompt, answer, client=action.client, priority=action.priority, wait=action.wait)
+        world.add(prompt, answer, source=source, client=action.client, priority=action.priority, wait=action.wait)
         return
     with pytest.raises(QueueFullError, match=rf"{world.scheduler.waiting} wait"):
         world.scheduler.add(Job(prompt))
@@ -319,14 +358,16 @@ def random_history(seed: int, *, step: int) -> Counter[str]:
         chunk=dice.choice([1, 2, step, 3 * step]),
         cache_tokens=step * dice.randint(4, 12),
     )
-    live(world, [_random_action(dice, step) for _ in range(dice.randint(5, 40))])
+    source = dice.choice([0, 0, 1, 2, 8]) * step
+    live(world, [_random_action(dice, step, source) for _ in range(dice.randint(5, 40))])
     return world.seen
 
 
-def _random_action(dice: random.Random, step: int) -> Action:
+def _random_action(dice: random.Random, step: int, source: int) -> Action:
     match dice.choices(["add", "steps", "leave", "fail", "disk"], [12, 8, 2, 1, 1])[0]:
         case "add":
             return Add(
+                source=dice.randint(0, source),
                 prompt=dice.randint(1, dice.choice([2, 8]) * step),
                 answer=dice.randint(1, 6 * step),
                 client=dice.choice("abc"),

@@ -16,6 +16,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.builds(
             Add,
+            source=st.one_of(st.just(0), st.integers(1, 60)),
             prompt=st.integers(1, 60),
             answer=st.integers(1, 40),
             client=st.sampled_from("abc"),
@@ -88,6 +89,7 @@ def test_a_thousand_histories_reach_what_can_happen(monkeypatch: pytest.MonkeyPa
         "Load": 300,
         "saved in mid-prompt": 10,
         "made way": 5,
+        "read at once": 300,
     }.items():
         assert seen[what] >= least, what
 
@@ -115,6 +117,27 @@ def test_short_prompts_join_together_as_far_as_the_budget_goes() -> None:
     turn(scheduler)
     scheduler.add(*others)
     assert turns(scheduler, 5) == [*(((job,), 3) for job in others[:3]), (tuple(jobs[:4]), 1), ((others[3],), 3)]
+
+
+def test_a_source_longer_than_a_chunk_runs_at_once_and_is_paid_back_in_steps() -> None:
+    """Ten tokens in chunks of four are three pieces, so three steps pass before the next source is read."""
+    scheduler = make(rows=3)
+    short, long, next_one = Job([1]), Job([0], source=tuple(range(9))), Job([0], source=(1, 2))
+    scheduler.add(short, long, next_one)
+    both, all_three = (short, long), (short, long, next_one)
+    assert turns(scheduler, 3) == [((short,), 1), ((long,), 1), (both, 1)]
+    assert turns(scheduler, 4) == [(both, 1), (both, 1), ((next_one,), 1), (all_three, 1)]
+    assert scheduler.used_tokens == 16 + 32 + 32
+
+
+def test_a_source_counts_for_its_client_and_in_the_cache() -> None:
+    scheduler = make(rows=2, chunk=64, cache_tokens=64)
+    first, second = Job([0], source=tuple(range(30))), Job([0], source=(1,))
+    scheduler.add(first, second)
+    turns(scheduler, 2)
+    assert (first.row, second.row, scheduler.used_tokens) == (0, None, 48), "32 and 16 for one, 16 and 16 for the other"
+    scheduler.remove(first)
+    assert turn(scheduler).batch.jobs == (second,)
 
 
 def test_a_prompt_is_cut_in_the_same_places_whoever_decodes() -> None:
