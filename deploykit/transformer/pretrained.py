@@ -120,38 +120,41 @@ class TransformerForConditionalGeneration(PreTrainedModel, GenerationMixin):  # 
             output_attentions: whether to return all attention weights, [B, H, S, T] for each layer.
             return_dict: whether the output has names; it has where None.
         """
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError("an encoder-decoder needs decoder_input_ids or labels")
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask, output_attentions=output_attentions)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        own: list[torch.Tensor] | None = [] if output_attentions else None
-        across: list[torch.Tensor] | None = [] if output_attentions else None
+        own: list[torch.Tensor] = []
+        across: list[torch.Tensor] = []
         hidden = self.transformer.decode(
-            decoder_input_ids,
+            self._decoder_input(decoder_input_ids, labels),
             encoder_outputs[0],
             attention_mask,
             tgt_mask=decoder_attention_mask,
             past=None if past_key_values is None else _Past(past_key_values),
             past_length=0 if past_key_values is None else int(past_key_values.get_seq_length()),
-            seen=own,
-            seen_across=across,
+            seen=own if output_attentions else None,
+            seen_across=across if output_attentions else None,
         )
         logits = self.transformer.generator(hidden)
         output = Seq2SeqLMOutput(
             loss=None if labels is None else functional.cross_entropy(logits.flatten(0, 1), labels.flatten()),
             logits=logits,
             past_key_values=past_key_values,
-            decoder_attentions=own and tuple(own),
-            cross_attentions=across and tuple(across),
+            decoder_attentions=tuple(own) or None,
+            cross_attentions=tuple(across) or None,
             encoder_last_hidden_state=encoder_outputs[0],
             encoder_attentions=getattr(encoder_outputs, "attentions", None),
         )
         named = self.config.return_dict if return_dict is None else return_dict
         return output if named else output.to_tuple()
+
+    def _decoder_input(self, ids: torch.Tensor | None, labels: torch.Tensor | None) -> torch.Tensor:
+        if ids is not None:
+            return ids
+        if labels is None:
+            raise ValueError("an encoder-decoder needs decoder_input_ids or labels")
+        return self.prepare_decoder_input_ids_from_labels(labels)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Return the labels moved by one place [B, T], after the token that an answer starts with."""
@@ -212,7 +215,7 @@ class _Encoder(nn.Module):
     ) -> BaseModelOutput:
         seen: list[torch.Tensor] | None = [] if output_attentions else None
         memory = self.transformer.encode(input_ids, attention_mask, seen=seen)
-        return BaseModelOutput(last_hidden_state=memory, attentions=seen and tuple(seen))
+        return BaseModelOutput(last_hidden_state=memory, attentions=None if seen is None else tuple(seen))
 
 
 class _Past:
