@@ -12,10 +12,10 @@ from deploykit.convert.convert import convert
 __all__ = ["convert", "torch_reference"]
 
 
-def torch_reference(
-    checkpoint: str | Path, config: ConvertConfig | None = None
-) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+def torch_reference(checkpoint: str | Path, config: ConvertConfig | None = None) -> Callable[..., NDArray[np.float32]]:
     """Return a function from token ids [S] to PyTorch's fp32 logits [S, V], without cache or padding.
+
+    That of an encoder-decoder is called with the answer's ids and the source's.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or unsafe to read.

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import onnx_ir as ir
 
-from deploykit.convert.builder import CONTRIB, Graph
+from deploykit.convert.builder import CONTRIB, DecoderGraph, Graph
 from deploykit.spec import ATTENTION_MASK, INPUT_IDS, LOGITS_TO_KEEP
 
 MASKED: Final = -1e9
@@ -159,7 +159,7 @@ def turn(graph: Graph, x: ir.Value, tables: Tables, *, heads: int) -> ir.Value:
 
 
 def attention(
-    graph: Graph,
+    graph: DecoderGraph,
     parts: Sequence[ir.Value],
     layer: int,
     places: Positions,

@@ -3,7 +3,7 @@
 Nodes are named by the scope they are written in: `layers.0/attention/MatMul_7`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deploykit.convert.weights import FloatArray, StoredTensor
-from deploykit.spec import LOGITS_TO_KEEP, DecoderSpec, TensorSpec
+from deploykit.spec import DECODER_MASK, LOGITS_TO_KEEP, DecoderSpec, TensorSpec
 
 IR_VERSION: Final = 10
 """Newest ONNX file format that onnxruntime-web and onnxruntime-genai of 2025 read as well."""
@@ -19,6 +19,13 @@ CONTRIB: Final = "com.microsoft"
 """Domain of ONNX Runtime's own operators."""
 BLOCK_BYTES: Final = 1 << 24
 """Size of the pieces in which a weight is written: all that a transposed copy costs."""
+
+_DEFAULTS: Final = {
+    # All rows: onnxruntime-genai sets memory for them aside, and optimum's callers expect them.
+    LOGITS_TO_KEEP: np.array(0, np.int64),
+    # No place of any row: a graph that has this input takes the places past its end for real tokens.
+    DECODER_MASK: np.zeros((1, 0), np.int64),
+}
 
 Pieces = Callable[[], Iterator[FloatArray]]
 """Yields the elements of a tensor in order, a few megabytes at a time."""
@@ -51,17 +58,19 @@ def _ignore(size: int) -> None:
 
 
 class Graph:
-    """A decoder graph being written."""
+    """A graph being written."""
 
-    def __init__(self, spec: DecoderSpec, *, opset: int) -> None:
-        self.spec = spec
-        self._opset = opset
+    def __init__(
+        self, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], *, opset: int, name: str = "decoder"
+    ) -> None:
+        self._opset, self._name = opset, name
         self._tape = ir.tape.Tape()
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._ones: dict[str, ir.Value] = {}
         self._scope: list[str] = []
         self._count = 0
-        self.inputs = {tensor.name: _declare(tensor) for tensor in spec.inputs()}
+        self._declared = tuple(outputs)
+        self.inputs = {tensor.name: _declare(tensor) for tensor in inputs}
         self.outputs: dict[str, ir.Value] = {}
 
     @contextmanager
@@ -139,9 +148,9 @@ class Graph:
         return self._tape.initializer(StreamedTensor(name, shape, blocks))
 
     def model(self) -> ir.Model:
-        """Return the finished model, its inputs and outputs in the order of the spec."""
+        """Return the finished model, its inputs and outputs in the order in which they were declared."""
         outputs = []
-        for tensor in self.spec.outputs():
+        for tensor in self._declared:
             value, declared = self.outputs[tensor.name], _declare(tensor)
             value.name, value.type, value.shape = declared.name, declared.type, declared.shape
             outputs.append(value)
@@ -151,17 +160,25 @@ class Graph:
             nodes=self._tape.nodes,
             initializers=[*self._tape.initializers, *self._defaults()],
             opset_imports={"": self._opset, CONTRIB: 1},
-            name="decoder",
+            name=self._name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="deploykit")
 
     def _defaults(self) -> Iterator[ir.Value]:
         """Yield the inputs that nobody has to feed."""
-        if LOGITS_TO_KEEP in self.inputs:
-            value = self.inputs[LOGITS_TO_KEEP]
-            # All rows: onnxruntime-genai sets memory for them aside, and optimum's callers expect them.
-            value.const_value = ir.tensor(np.array(0, np.int64), name=LOGITS_TO_KEEP)
-            yield value
+        for name, default in _DEFAULTS.items():
+            if name in self.inputs:
+                value = self.inputs[name]
+                value.const_value = ir.tensor(default, name=name)
+                yield value
+
+
+class DecoderGraph(Graph):
+    """A decoder's graph being written."""
+
+    def __init__(self, spec: DecoderSpec, *, opset: int) -> None:
+        super().__init__(spec.inputs(), spec.outputs(), opset=opset)
+        self.spec = spec
 
 
 def _declare(tensor: TensorSpec) -> ir.Value:

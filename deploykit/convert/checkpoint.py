@@ -16,6 +16,8 @@ from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 
 HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 """What is downloaded of a hub repository: no other framework's weights, nothing in subfolders but `CHAT_TEMPLATES`."""
+OWN: Final = "deploykit_transformer"
+"""Model type of what `deploykit train` makes of pairs of texts."""
 CHAT_TEMPLATES: Final = "additional_chat_templates/*.jinja"
 """Beside the usual template: for tools and documents, each by its name."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -48,8 +50,9 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The model class config.json names, or the one that belongs to its model type."""
-        named = self.raw_config.get("architectures") or [_causal_classes().get(self.config.model_type, "unknown")]
-        return str(named[0])
+        known = _pair_classes() if is_encoder_decoder(self.config) else _causal_classes()
+        named = self.raw_config.get("architectures") or _flat([known.get(self.config.model_type, "unknown")])
+        return str(next(iter(named)))
 
     def max_context(self, wanted: int | None, *, stretch: float = 1.0) -> int:
         """Return the longest sequence to convert for, in tokens: `wanted`, or the checkpoint's own limit.
@@ -82,7 +85,7 @@ def open_checkpoint(source: str | Path, options: ConvertConfig) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing, damaged, unsafe to read, or its parts don't fit each other.
-        UnsupportedModelError: it is no causal language model that can be converted.
+        UnsupportedModelError: it is no language model that can be converted.
     """
     folder = find_folder(source, options)
     raw = read_json(folder / "config.json")
@@ -164,6 +167,9 @@ def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) 
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder / 'config.json'}: has no 'model_type'; is it a transformers checkpoint?")
+    if kind == OWN:
+        # Importing it makes it known to transformers.
+        import deploykit.transformer.pretrained  # noqa: F401
     if kind not in CONFIG_MAPPING and not (trust_remote_code and "auto_map" in raw):
         needs = "needs code that comes with it (--trust-remote-code runs it)" if "auto_map" in raw else "is unknown"
         from deploykit.convert.fused import FAMILIES
@@ -180,6 +186,17 @@ def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) 
         raise CheckpointError(f"{folder / 'config.json'}: a value in it can't be: {reason}") from error
 
 
+def is_encoder_decoder(config: Any) -> bool:
+    """Return whether a model reads one text and writes another."""
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def _pair_classes() -> dict[str, Any]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    return {**MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, OWN: "TransformerForConditionalGeneration"}
+
+
 def _causal_classes() -> dict[str, str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -187,14 +204,14 @@ def _causal_classes() -> dict[str, str]:
 
 
 def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> Any:
-    """Check that this is a causal language model in plain floating point, and return the configuration of its text."""
+    """Check that this is a language model in plain floating point, and return the configuration of its text."""
+    if is_encoder_decoder(config):
+        _check_pair(folder, raw, config)
+        _check_plain(folder, raw)
+        return config
     named = raw.get("architectures") or []
     causal = _causal_classes()
     own_code = "auto_map" in raw
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{folder}: {config.model_type} is an encoder-decoder; only causal language models can be converted so far"
-        )
     if not own_code and (config.model_type not in causal or (named and named[0] not in _flat(causal.values()))):
         raise UnsupportedModelError(
             f"{folder}: {(named or [config.model_type])[0]} is no causal language model; "
@@ -206,6 +223,22 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> Any:
             f"{folder}: {config.model_type} has no vocabulary of its own in config.json, as models for more than text "
             "have none, and no language model in it that is known; only causal language models can be converted so far"
         )
+    _check_plain(folder, raw)
+    return text
+
+
+def _check_pair(folder: Path, raw: dict[str, Any], config: Any) -> None:
+    """Check that this is an encoder-decoder that writes text from text."""
+    named, known = raw.get("architectures") or [], _pair_classes()
+    if config.model_type not in known or (named and named[0] not in _flat(known.values())):
+        raise UnsupportedModelError(
+            f"{folder}: {(named or [config.model_type])[0]} is no encoder-decoder that writes text from text; only "
+            "those (…ForConditionalGeneration, MarianMTModel) and causal language models can be converted so far"
+        )
+
+
+def _check_plain(folder: Path, raw: dict[str, Any]) -> None:
+    """Check that the weights aren't quantized already."""
     for name in ("quantization_config", "compression_config"):
         if plan := raw.get(name) or (raw.get("text_config") or {}).get(name):
             method = plan.get("quant_method") if isinstance(plan, dict) else None
@@ -214,7 +247,6 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> Any:
                 "it was made from, or save it dequantized (transformers: model.dequantize()); `deploykit quantize` "
                 "does the rest"
             )
-    return text
 
 
 def _with_embedding(weights: Weights, config: Any) -> Weights:

@@ -12,13 +12,14 @@ from deploykit import graph
 from deploykit.artifact import Artifact, Manifest, StageRecord
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import StreamedTensor
-from deploykit.convert.checkpoint import Checkpoint, open_checkpoint
+from deploykit.convert.checkpoint import Checkpoint, is_encoder_decoder, open_checkpoint
 from deploykit.convert.fused import build_fused, fused_layers, fused_stretch, why_not_fused
+from deploykit.convert.seq2seq.families import build, contract, describe
 from deploykit.convert.sidecars import check_chat_templates, special_ids, write_sidecars
 from deploykit.draft import Draft, check_target, draft
 from deploykit.errors import UnsupportedModelError
 from deploykit.progress import Progress, silent
-from deploykit.spec import TASK_GENERATION, VARIANT_FILES, DecoderSpec
+from deploykit.spec import TASK_GENERATION, TASK_TEXT2TEXT, DecoderSpec, graph_files
 
 _TOOLS: Final = ("onnx", "onnx-ir", "torch", "transformers")
 
@@ -32,6 +33,8 @@ def convert(
     progress: Progress = silent,
 ) -> Artifact:
     """Return the artifact at `out`: the checkpoint's decoder as an fp32 ONNX graph with a key/value cache.
+
+    An encoder-decoder becomes two graphs: of its encoder, and of its decoder with a cache of both.
 
     Args:
         checkpoint: a Hugging Face folder, or a hub id.
@@ -51,16 +54,17 @@ def convert(
     progress("reading the checkpoint", 0, 1)
     source = open_checkpoint(checkpoint if isinstance(checkpoint, str) else Path(checkpoint), config)
     progress("reading the checkpoint", 1, 1)
-    reason = "the method was chosen" if config.method == "traced" else why_not_fused(source.config)
-    if reason and config.method == "fused":
-        raise UnsupportedModelError(f"{source.folder}: no fused graph, since {reason}; use --method auto or traced")
+    pair = is_encoder_decoder(source.config)
+    reason = None if pair else _why_traced(source, config)
     check_chat_templates(source, progress)
     with draft(out, overwrite=overwrite) as sheet:
-        if reason:
-            model, spec = _trace(source, config, progress)
+        if pair:
+            models, spec = _write_pair(source, config)
         else:
-            model, spec = _fuse(source, config)
-        _save(model, sheet, progress)
+            model, spec = _trace(source, config, progress) if reason else _fuse(source, config)
+            models = (model,)
+        for file, written in zip(graph_files("fp32", spec), models, strict=True):
+            _save(written, sheet, file, progress)
         local = Path(checkpoint).expanduser() == source.folder
         write_sidecars(sheet, source, spec, hub_id=None if local else str(checkpoint))
         record = StageRecord(
@@ -75,7 +79,7 @@ def convert(
         )
         return sheet.commit(
             Manifest(
-                task=TASK_GENERATION,
+                task=TASK_TEXT2TEXT if pair else TASK_GENERATION,
                 architecture=source.architecture,
                 model_type=source.config.model_type,
                 decoder=spec,
@@ -83,6 +87,23 @@ def convert(
                 history=(record,),
             )
         )
+
+
+def _why_traced(source: Checkpoint, config: ConvertConfig) -> str | None:
+    """Return what keeps a decoder from a fused graph, or None where it gets one."""
+    reason = "the method was chosen" if config.method == "traced" else why_not_fused(source.config)
+    if reason and config.method == "fused":
+        raise UnsupportedModelError(f"{source.folder}: no fused graph, since {reason}; use --method auto or traced")
+    return reason
+
+
+def _write_pair(source: Checkpoint, config: ConvertConfig) -> tuple[tuple[ir.Model, ...], DecoderSpec]:
+    """Return an encoder-decoder's graphs in the order of its files."""
+    if config.method == "traced":
+        raise UnsupportedModelError(f"{source.folder}: encoder-decoders are never traced; use --method auto or fused")
+    model = describe(source)
+    spec = contract(source, model, config.max_context)
+    return build(source, model, spec, opset=config.opset), spec
 
 
 def _fuse(source: Checkpoint, config: ConvertConfig) -> tuple[ir.Model, DecoderSpec]:
@@ -103,8 +124,8 @@ def _trace(source: Checkpoint, config: ConvertConfig, progress: Progress) -> tup
     return trace(source, config, progress=progress)
 
 
-def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
-    """Write the graph and its weights, telling how many megabytes are done."""
+def _save(model: ir.Model, sheet: Draft, file: str, progress: Progress) -> None:
+    """Write a graph and its weights, telling how many megabytes are done."""
     weights = [value.const_value for value in model.graph.initializers.values()]
     # Smaller ones lie in the graph file.
     tensors = [t for t in weights if isinstance(t, StreamedTensor) and t.nbytes >= graph.INLINE_BYTES]
@@ -117,7 +138,7 @@ def _save(model: ir.Model, sheet: Draft, progress: Progress) -> None:
 
     for tensor in tensors:
         tensor.on_write = written
-    graph.save(model, sheet.file(VARIANT_FILES["fp32"]))
+    graph.save(model, sheet.file(file))
     if tensors:
         # The sum of the blocks may miss the total by a rounding.
         progress("writing weights", total, total)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import deploykit.convert.blocks as blocks
 import deploykit.convert.rotary as rotary
 from deploykit.convert.blocks import Tables
-from deploykit.convert.builder import Graph
+from deploykit.convert.builder import DecoderGraph
 from deploykit.convert.description import XIELU, Decoder, Layer, Norm
 from deploykit.convert.weights import FloatArray, Weights
 from deploykit.spec import INPUT_IDS, LOGITS
@@ -19,7 +19,7 @@ from deploykit.spec import INPUT_IDS, LOGITS
 class Writer:
     """A decoder being written: residual stream in, residual stream out, layer by layer."""
 
-    def __init__(self, graph: Graph, decoder: Decoder, weights: Weights) -> None:
+    def __init__(self, graph: DecoderGraph, decoder: Decoder, weights: Weights) -> None:
         self.graph, self.decoder, self.names, self.weights = graph, decoder, decoder.names, weights
         turned = [layer.rotary for layer in decoder.layers if layer.rotary is not None]
         # A norm between rotation and attention leaves the kernel nothing to rotate.

@@ -9,9 +9,11 @@ from deploykit.convert.rotary import Rotary
 
 HARMLESS: Final = {
     *("attention_dropout", "attn_pdrop", "classifier_dropout", "embd_pdrop", "hidden_dropout", "resid_pdrop"),
+    *("activation_dropout", "dropout", "dropout_rate", "decoder_layerdrop", "encoder_layerdrop"),
     *("bos_token_id", "eod_token_id", "eos_token_id", "pad_token_id"),
+    *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
-    *("initializer_range", "is_decoder", "pretraining_tp", "use_cache"),
+    *("init_std", "initializer_factor", "initializer_range", "is_decoder", "pretraining_tp", "use_cache"),
     *("attention_softmax_in_fp32", "reorder_and_upcast_attn", "scale_attention_softmax_in_fp32"),
     *("max_position_embeddings", "original_max_position_embeddings"),
     *("max_window_layers", "no_rope_layer_interval", "use_sliding_window"),

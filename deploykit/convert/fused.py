@@ -12,7 +12,7 @@ import deploykit.convert.gpt2 as gpt2
 import deploykit.convert.gpt_neox as gpt_neox
 import deploykit.convert.llama as llama
 import deploykit.convert.olmo as olmo
-from deploykit.convert.builder import Graph
+from deploykit.convert.builder import DecoderGraph
 from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.decoder import Writer
 from deploykit.convert.description import Decoder, Unfit
@@ -115,6 +115,6 @@ def build_fused(checkpoint: Checkpoint, spec: DecoderSpec, *, opset: int) -> ir.
     Raises:
         CheckpointError: a tensor is missing or has another shape than config.json implies.
     """
-    graph = Graph(spec, opset=opset)
+    graph = DecoderGraph(spec, opset=opset)
     Writer(graph, describe(checkpoint.config), checkpoint.weights).write()
     return graph.model()

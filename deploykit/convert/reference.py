@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from deploykit.config import ConvertConfig
-from deploykit.convert.checkpoint import Checkpoint, open_checkpoint, quiet
+from deploykit.convert.checkpoint import Checkpoint, is_encoder_decoder, open_checkpoint, quiet
 from deploykit.convert.sizes import check_implied
 from deploykit.errors import CheckpointError, UnsupportedModelError
 
@@ -19,26 +19,36 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
 
-def torch_reference(checkpoint: str | Path, config: ConvertConfig) -> Callable[[IntArray], FloatArray]:
+def torch_reference(checkpoint: str | Path, config: ConvertConfig) -> Callable[..., FloatArray]:
     """Return a function from token ids [S] to PyTorch's fp32 logits [S, V], without cache or padding.
+
+    An encoder-decoder's takes the source's ids [S'] as well; the answer's begin with `EncoderSpec.decoder_prompt`.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or unsafe to read.
     """
-    model = load_model(open_checkpoint(checkpoint, config), config)
-
+    opened = open_checkpoint(checkpoint, config)
+    model = load_model(opened, config)
     vocabulary = model.get_input_embeddings().num_embeddings
+    # Marian may have a vocabulary for each side.
+    written = getattr(opened.config, "decoder_vocab_size", None) or vocabulary
 
-    def logits(ids: IntArray) -> FloatArray:
-        if ids.max(initial=0) >= vocabulary:
+    def row(ids: IntArray, entries: int) -> torch.Tensor:
+        if ids.max(initial=0) >= entries:
             raise CheckpointError(
-                f"{checkpoint}: its vocabulary has {vocabulary} entries, too few for token {ids.max()}; "
+                f"{checkpoint}: its vocabulary has {entries} entries, too few for token {ids.max()}; "
                 "compare with the checkpoint the artifact was made from"
             )
+        return torch.from_numpy(np.ascontiguousarray(ids, np.int64))[None]
+
+    def logits(ids: IntArray, source: IntArray | None = None) -> FloatArray:
+        if source is None:
+            fed = {"input_ids": row(ids, vocabulary)}
+        else:
+            fed = {"input_ids": row(source, vocabulary), "decoder_input_ids": row(ids, written)}
         with torch.inference_mode():
-            row = torch.from_numpy(np.ascontiguousarray(ids, np.int64))[None]
             try:
-                return np.asarray(model(input_ids=row, use_cache=False).logits[0].float())
+                return np.asarray(model(**fed, use_cache=False).logits[0].float())
             except Exception as error:  # whatever a model may raise
                 reason = " ".join(str(error).split())[:300]
                 raise CheckpointError(
@@ -60,7 +70,7 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
         check_implied(checkpoint.folder, implied, stored)
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = _auto_class(checkpoint).from_pretrained(
                 checkpoint.folder,
                 dtype=torch.float32,
                 # sdpa exports rows that are masked as a whole (left padding) as NaN; eager keeps them finite.
@@ -84,6 +94,10 @@ def load_model(checkpoint: Checkpoint, config: ConvertConfig) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(checkpoint.config) else AutoModelForCausalLM
+
+
 def _explained(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
     text = " ".join(str(error).split())[:300]
     # A key alone says nothing: some configurations name a kind that has no entry in one of transformers' tables.
@@ -97,7 +111,7 @@ def _hollow(checkpoint: Checkpoint) -> Any:
     """Return the model without memory for its weights, or None where it can't even be made so."""
     try:
         with quiet(), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(checkpoint.whole)
+            return _auto_class(checkpoint).from_config(checkpoint.whole)
     except Exception:  # whatever a model's constructor may raise: loading it raises the same, and is explained
         return None
 

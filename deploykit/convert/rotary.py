@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from deploykit.convert.blocks import Positions, Tables
-from deploykit.convert.builder import BLOCK_BYTES, Graph, Pieces
+from deploykit.convert.builder import BLOCK_BYTES, DecoderGraph, Graph, Pieces
 from deploykit.convert.weights import FloatArray
 
 Frequencies = Callable[[int | None], tuple[FloatArray, float]]
@@ -90,7 +90,7 @@ def plain(theta: float, size: int) -> Frequencies:
     return frequencies
 
 
-def tables(graph: Graph, rotary: Rotary, places: Positions, *, in_kernel: bool) -> Tables:
+def tables(graph: DecoderGraph, rotary: Rotary, places: Positions, *, in_kernel: bool) -> Tables:
     """Return cosines and sines, and where in them each new token's row is."""
     with graph.scope(rotary.name):
         if rotary.fixed(graph.spec.max_context):
@@ -133,7 +133,7 @@ def _lengths(graph: Graph, places: Positions) -> ir.Value:
     return graph.op("Add", graph.op("ReduceMax", places.ids, graph.constant([1]), keepdims=1), graph.constant(1))
 
 
-def _short_and_long(graph: Graph, rotary: Rotary, places: Positions) -> Tables:
+def _short_and_long(graph: DecoderGraph, rotary: Rotary, places: Positions) -> Tables:
     """Return the table of long sequences above that of short ones; a short row's tokens look further down."""
     limit, context = int(rotary.fixed_until or 0), graph.spec.max_context
     short = graph.op("LessOrEqual", _lengths(graph, places), graph.constant(limit))

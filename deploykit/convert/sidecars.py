@@ -11,7 +11,7 @@ from deploykit.convert.weights import read_json
 from deploykit.draft import Draft
 from deploykit.errors import ArtifactError, CheckpointError, EngineError, MissingExtraError, QueueFullError
 from deploykit.progress import Progress
-from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec
+from deploykit.spec import ATTENTION_MASK, EXACT_INT8, INPUT_IDS, LOGITS, VARIANT_FILES, DecoderSpec, graph_files
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
@@ -95,13 +95,15 @@ def write_sidecars(sheet: Draft, checkpoint: Checkpoint, spec: DecoderSpec, *, h
     Raises:
         CheckpointError: the tokenizer can't be converted.
     """
-    graph = PurePosixPath(VARIANT_FILES["fp32"]).name
+    graphs = [PurePosixPath(file).name for file in graph_files("fp32", spec)]
     # Per file: `true` for all would make transformers.js look for data beside variants that have none.
-    external = {"use_external_data_format": {graph: 1}}
+    external = {"use_external_data_format": dict.fromkeys(graphs, 1)}
     sheet.write_json("config.json", {**checkpoint.raw_config, "transformers.js_config": external})
     _write_generation_config(sheet, checkpoint, spec)
     _write_tokenizer(sheet, checkpoint)
-    sheet.write_json("genai_config.json", genai_config(checkpoint.config, spec))
+    if spec.encoder is None:
+        # onnxruntime-genai runs encoder-decoders of speech only.
+        sheet.write_json("genai_config.json", genai_config(checkpoint.config, spec))
     for pattern in LICENCES:
         for file in sorted(checkpoint.folder.glob(pattern)):
             if file.is_file():
@@ -174,6 +176,8 @@ def _write_generation_config(sheet: Draft, checkpoint: Checkpoint, spec: Decoder
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": spec.pad_token_id,
     }
+    if spec.encoder:
+        fields |= zip(("decoder_start_token_id", "forced_bos_token_id"), spec.encoder.decoder_prompt, strict=False)
     sheet.write_json(file.name, {name: value for name, value in fields.items() if value is not None})
 
 

@@ -225,7 +225,10 @@ def test_tied_weights_are_found_under_either_name(tmp_path: Path, tiny_qwen2: Pa
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"model_type": "zebra"}, r"'zebra' is unknown; .*gpt2, .*llama, .* traced"),
     "own code": ({"model_type": "zebra", "auto_map": {"AutoConfig": "x.Y"}}, r"needs code .*--trust-remote-code"),
-    "encoder-decoder": ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, r"encoder-decoder"),
+    "encoder of an encoder-decoder": (
+        {"model_type": "t5", "architectures": ["T5EncoderModel"]},
+        r"T5EncoderModel is no encoder-decoder that writes text",
+    ),
     "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, r"no causal language model"),
     "encoder": ({"model_type": "vit", "architectures": ["ViTModel"]}, r"ViTModel is no causal language model"),
     "multimodal": (

@@ -1,0 +1,76 @@
+"""T5 and what has its shape: relative positions, RMS norms before each block, no biases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deploykit.convert.description import Norm
+from deploykit.convert.fields import Fields
+from deploykit.convert.seq2seq.description import Attention, EncoderDecoder, Names, Relative, Stack
+
+_SHARED = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+
+
+def t5(config: Fields) -> EncoderDecoder:
+    """Return a T5, whose logits are scaled where the head is the embedding."""
+    return _whole(config, scaled=config.scale_decoder_outputs)
+
+
+def mt5(config: Fields) -> EncoderDecoder:
+    """Return an mT5, which never scales its logits."""
+    return _whole(config, scaled=False)
+
+
+def _whole(config: Fields, *, scaled: bool) -> EncoderDecoder:
+    return EncoderDecoder(
+        encoder=_stack(config, "encoder", config.num_layers),
+        decoder=_stack(config, "decoder", config.num_decoder_layers),
+        width=config.d_model,
+        norm=Norm(epsilon=config.layer_norm_epsilon),
+        norm_first=True,
+        activation=config.dense_act_fn,
+        scale=1.0,
+        # Where a checkpoint has both, transformers ties them only if they are equal.
+        head=("lm_head", *_SHARED),
+        biased=False,
+        gated=config.is_gated_act,
+        logit_scale=config.d_model**-0.5 if scaled else 1.0,
+    )
+
+
+def _stack(config: Fields, name: str, layers: int) -> Stack:
+    # Its parts are read; together they say what this field says.
+    _ = config.feed_forward_proj
+    return Stack(
+        names=_names(name, ("wi_0", "wi_1") if config.is_gated_act else ("wi",)),
+        vocabulary=config.vocab_size,
+        layers=layers,
+        heads=config.num_heads,
+        head_size=config.d_kv,
+        inner=config.d_ff,
+        positions=Relative(
+            name=f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias",
+            buckets=config.relative_attention_num_buckets,
+            farthest=config.relative_attention_max_distance,
+            both_ways=name == "encoder",
+        ),
+    )
+
+
+def _names(stack: str, up: Sequence[str]) -> Names:
+    mlp = "layer.1" if stack == "encoder" else "layer.2"
+    cross: dict[str, Any] = {} if stack == "encoder" else {"cross": _attention("layer.1", "EncDecAttention")}
+    return Names(
+        embedding=_SHARED,
+        layer=f"{stack}.block",
+        attention=_attention("layer.0", "SelfAttention"),
+        up=tuple(f"{mlp}.DenseReluDense.{name}" for name in up),
+        down=f"{mlp}.DenseReluDense.wo",
+        mlp_norm=f"{mlp}.layer_norm",
+        final_norm=f"{stack}.final_layer_norm",
+        **cross,
+    )
+
+
+def _attention(layer: str, name: str) -> Attention:
+    query, key, value, output = (f"{layer}.{name}.{part}" for part in "qkvo")
+    return Attention(query=query, key=key, value=value, output=output, norm=f"{layer}.layer_norm")
