@@ -26,6 +26,12 @@ writing = options.together(
         help="The image that runs, or REPO:TAG; deploykit-NAME:VERSION by default, as one builds it.",
     ),
     click.option(
+        "--image-pull-secret",
+        default=None,
+        metavar="NAME",
+        help="The Secret with which nodes get images from a private registry.",
+    ),
+    click.option(
         "--namespace",
         default=None,
         metavar="NAME",

@@ -34,6 +34,8 @@ class DeployConfig:
 
     image: str | None = None
     """The image that runs, `REPO@sha256:…` or `REPO:TAG`; `deploykit-NAME:VERSION`, as one builds it, where None."""
+    image_pull_secret: str | None = None
+    """The Secret with which nodes get images from a private registry; theirs is the right to do so where None."""
     namespace: str | None = None
     """A namespace that is there; one of the model's own, written beside the rest, where None."""
     delivery: Delivery = "image"
@@ -86,6 +88,7 @@ class DeployConfig:
         check_name("namespace", self.namespace)
         check_name("monitoring_namespace", self.monitoring_namespace)
         check_object("api_keys_secret", self.api_keys_secret)
+        check_object("image_pull_secret", self.image_pull_secret)
         check_object("runtime_class", self.runtime_class)
         check_label("gpu_product", self.gpu_product)
         check_image("image", self.image)

@@ -54,7 +54,8 @@ def mounts(config: DeployConfig) -> list[VolumeMount]:
 
 def needs(config: DeployConfig) -> list[str]:
     """Return the objects that must be in the cluster already, such as `pvc/NAME`."""
-    return [f"pvc/{config.source}"] if config.delivery == "pvc" else []
+    claim = [f"pvc/{config.source}"] if config.delivery == "pvc" else []
+    return [*claim, *([f"secret/{config.image_pull_secret}"] if config.image_pull_secret else [])]
 
 
 def store_secret(facts: ModelFacts) -> str:

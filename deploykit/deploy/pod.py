@@ -5,6 +5,7 @@ from typing import Final
 from lightkube.models.apps_v1 import DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment
 from lightkube.models.core_v1 import (
     EmptyDirVolumeSource,
+    LocalObjectReference,
     PodSecurityContext,
     PodSpec,
     PodTemplateSpec,
@@ -86,6 +87,9 @@ def pod_spec(facts: ModelFacts, sizing: Sizing, config: DeployConfig) -> PodSpec
             # Not every file of a model at every start, once the volume's root has the group.
             fsGroupChangePolicy="OnRootMismatch",
             seccompProfile=SeccompProfile(type="RuntimeDefault"),
+        ),
+        imagePullSecrets=(
+            [LocalObjectReference(name=config.image_pull_secret)] if config.image_pull_secret is not None else None
         ),
         containers=[serving(facts, sizing, config)],
         terminationGracePeriodSeconds=sizing.grace,

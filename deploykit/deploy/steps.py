@@ -99,11 +99,18 @@ def _image(facts: ModelFacts, config: DeployConfig, artifact: str) -> Iterator[S
 def _objects(facts: ModelFacts, config: DeployConfig, folder: str, artifact: str) -> Iterator[Step]:
     """Yield what isn't part of the output, since it holds what is secret or large."""
     kubectl = f"kubectl -n {namespace_of(facts, config)}"
-    if config.namespace is None and (config.gateway or config.delivery in ("pvc", "s3")):
+    before = config.gateway or config.image_pull_secret or config.delivery in ("pvc", "s3")
+    if config.namespace is None and before:
         what = f"the namespace {namespace_of(facts, config)}"
         yield Step(what=what, commands=(f"kubectl apply -f {folder}/base/namespace.yaml",))
     elif config.namespace:
         yield Step(what=f"the namespace {config.namespace}", commands=(f"kubectl get namespace {config.namespace}",))
+    if config.image_pull_secret:
+        create = f"{kubectl} create secret docker-registry {config.image_pull_secret}"
+        yield Step(
+            what="what nodes show the registry: a file of Docker's logins, such as ~/.docker/config.json",
+            commands=(f"{create} --from-file=.dockerconfigjson=FILE",),
+        )
     yield from _files(facts, config, kubectl, artifact)
     if config.gateway:
         secret = api_keys_secret(facts, config)

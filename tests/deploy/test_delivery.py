@@ -50,6 +50,14 @@ def test_on_a_claim_is_only_read(claim: list[Object]) -> None:
     assert find(claim, "Deployment")["metadata"]["annotations"]["deploykit/needs"].startswith("pvc/weights, ")
 
 
+def test_nodes_show_a_private_registry_what_the_secret_holds(tmp_path: Path) -> None:
+    config = DeployConfig(delivery="pvc", source="weights", gateway=True, image_pull_secret="registry")
+    objects = build(write(tmp_path / "private", config))
+    assert pod_of(objects)["imagePullSecrets"] == [{"name": "registry"}]
+    needed = find(objects, "Deployment")["metadata"]["annotations"]["deploykit/needs"]
+    assert needed == "pvc/weights, secret/registry, secret/writer-v2-api-keys"
+
+
 def test_in_an_image_of_its_own_is_pulled_once(volume: list[Object]) -> None:
     source = "registry.example.com/models/writer:3"
     assert volume_of(volume) == {"image": {"reference": source, "pullPolicy": "IfNotPresent"}}
