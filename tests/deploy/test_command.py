@@ -68,7 +68,8 @@ def test_every_option_reaches_the_manifests(unchecked: None, tmp_path: Path) -> 
     done = run(
         REPOSITORY, "-o", tmp_path / "out", "--image=registry.example.com/writer:3", "--namespace=writers",
         "--delivery=pvc", "--source=models", "--scaling=hpa", "--replicas=3", "--max-replicas=5", "--monitoring",
-        "--gateway", "--api-keys-secret=keys", "--image-pull-secret=registry", "--cpu=4", "--max-rows=2", "--max-context=64", "--cache-memory=256KiB",
+        "--gateway", "--api-keys-secret=keys", "--image-pull-secret=registry", "--cpu=4", "--max-rows=2",
+        "--max-context=64", "--cache-memory=256KiB",
         "--mode=deterministic", "--max-queue=9", "--prefill-chunk=16", "--log-requests", "--pre-stop=7",
         "--exit-timeout=41", "--gpu-product=NVIDIA-L4", "--mig-profile=2g.20gb", "--runtime-class=nvidia",
         "--monitoring-namespace=watch", "--prometheus=http://prometheus.example.com",
