@@ -1,0 +1,1 @@
+"""Training, seen: a loss curve, TensorBoard, a profile."""
