@@ -81,8 +81,13 @@ class _Candidate:
         }
 
 
-def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
-    """Return what is measured: precisions that keep activations in fp32 between products."""
+def candidates(config: QuantizeConfig, *, calibrated: bool = True) -> list[QuantizeConfig]:
+    """Return what is measured: precisions that keep activations in fp32 between products.
+
+    Args:
+        config: options that they share.
+        calibrated: whether there is a text to round by; else int4 is rounded by HQQ.
+    """
     int8 = QuantizeConfig(precision=FALLBACK, symmetric=config.symmetric)
     int4 = replace(
         int8,
@@ -92,13 +97,13 @@ def candidates(config: QuantizeConfig) -> list[QuantizeConfig]:
         table_bits=config.table_bits,
     )
     gptq = replace(int4, rounding="gptq", calibration=config.calibration)
+    better = [replace(gptq, sensitive=10.0), replace(gptq, block_size=128, sensitive=25.0)]
     return [
         QuantizeConfig(precision="none"),
         int8,
         replace(int8, block_size=128),
         int4,
-        replace(gptq, sensitive=10.0),
-        replace(gptq, block_size=128, sensitive=25.0),
+        *(better if calibrated else [replace(int4, rounding="hqq", symmetric=False)]),
     ]
 
 
@@ -131,7 +136,9 @@ def choose(
         DeploykitError: of the stages handed in.
     """
     measured: list[_Candidate] = []
-    wanted = candidates(config)
+    # An encoder-decoder is calibrated on pairs, which nobody has without being given them.
+    pairs = source.manifest.decoder.encoder is not None
+    wanted = candidates(config, calibrated=not pairs or config.calibration is not None)
     for number, one in enumerate(wanted):
         progress("measure quality", number, len(wanted), _name(one))
         candidate = _prepare(source, folder / str(number), one, quantize, quality)

@@ -81,6 +81,9 @@ def export(
         except QualityError:
             raise
         except ParityError as error:
+            if source.manifest.decoder.encoder:
+                # `--bisect` follows tokens through a decoder alone.
+                raise
             # What failed is not kept, so it must be made again to be looked into.
             how_to = f"deploykit validate {target} --reference {checkpoint} --bisect"
             error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)

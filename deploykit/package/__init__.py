@@ -6,10 +6,14 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Final
 
+import numpy as np
+
 from deploykit.artifact import MANIFEST, REPOSITORY, Artifact, Manifest, StageRecord, entry_of
 from deploykit.config import Mode, PackageConfig
 from deploykit.draft import Draft, draft
+from deploykit.errors import ArtifactError
 from deploykit.package.model_config import model_config_text
+from deploykit.package.replay import replay
 from deploykit.package.right_padded import pad_right_only
 from deploykit.package.serveable import check_serveable
 from deploykit.progress import Progress, silent
@@ -134,8 +138,10 @@ def _write_repository(result: Draft, artifact: Artifact, config: PackageConfig) 
 def _pad_right_only(inner: Artifact, config: PackageConfig) -> tuple[Artifact, dict[Precision, float]]:
     """Return the inner artifact with its graphs rewritten for rows padded on the right, as far as they can be.
 
-    Beside it, the seconds that each of those took to load.
+    Beside it, the seconds that each of those took to load. An encoder-decoder's stay as they are, and are only tried.
     """
+    if inner.manifest.decoder.encoder:
+        return inner, {precision: round(_tried(inner, precision), 3) for precision in served_precisions(inner, config)}
     found = {precision: pad_right_only(inner, precision) for precision in served_precisions(inner, config)}
     seconds = {precision: round(taken, 3) for precision, taken in found.items() if taken is not None}
     if not seconds:
@@ -144,3 +150,15 @@ def _pad_right_only(inner: Artifact, config: PackageConfig) -> tuple[Artifact, d
     manifest = inner.manifest
     decoder = replace(manifest.decoder, padding="right")
     return Artifact(inner.path, replace(manifest, decoder=decoder, files={**manifest.files, **graphs})), seconds
+
+
+def _tried(inner: Artifact, precision: Precision) -> float:
+    """Return the seconds a precision took to load, after it has run as the engine runs it.
+
+    Raises:
+        ArtifactError: it can't, or gives NaN or Inf.
+    """
+    found = replay(inner, precision)
+    if not all(np.isfinite(logits).all() for logits in found.logits):
+        raise ArtifactError(f"{inner.path}: the {precision} model gives NaN or Inf; export with another --quantize")
+    return found.load_seconds

@@ -1,4 +1,4 @@
-"""A served graph's logits, run as the engine runs it: rows read one by one in pieces, then together, step by step."""
+"""A served model's logits, run as the engine runs it: rows read one by one in pieces, then together, step by step."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploykit.artifact import Artifact
 from deploykit.engine.decoder import Decoder, make_decoder
 from deploykit.engine.job import Batch, Job
-from deploykit.engine.session import open_session
+from deploykit.engine.session import open_encoder, open_session
 from deploykit.failing import in_one_line
 from deploykit.spec import Precision
 
@@ -40,17 +40,26 @@ def replay(artifact: Artifact, precision: Precision) -> Replay:
     steps = min(STEPS, spec.max_context - 1)
     lengths = [min(length, spec.max_context - steps) for length in LENGTHS]
     numbers = np.random.default_rng(0)
-    jobs = [Job(numbers.integers(0, spec.vocab_size, length + steps).tolist()) for length in lengths]
+
+    def drawn(length: int) -> tuple[int, ...]:
+        return tuple(numbers.integers(0, spec.vocab_size, length).tolist())
+
+    # The shortest row has the longest source, so that a batch is ragged on both sides.
+    longest = spec.encoder.max_source if spec.encoder else 0
+    sources = [min(length, longest) for length in LENGTHS[::-1]]
+    jobs = [Job(drawn(length + steps), source=drawn(read)) for length, read in zip(lengths, sources, strict=True)]
     capacity = max(lengths) + steps
     began = time.perf_counter()
     session = open_session(artifact, precision=precision)
+    encoder = open_encoder(artifact, precision=precision)
     seconds = time.perf_counter() - began
     decoder = make_decoder(
         session,
         spec,
+        encoder=encoder,
         rows=len(jobs),
         capacity=capacity,
-        cache_bytes=len(jobs) * capacity * spec.cache_bytes_per_token(),
+        cache_bytes=len(jobs) * (capacity + max(sources)) * spec.cache_bytes_per_token(),
     )
     with in_one_line(artifact.graph(precision), "run"):
         prompts = [_run(decoder, row, [job], piece) for row, job in enumerate(jobs) for piece in _pieces(lengths[row])]
