@@ -54,8 +54,7 @@ class Graphs:
 
 def numbers(seed: int, length: int) -> IntArray:
     """Return token ids that no special token is among."""
-    drawn: IntArray = np.random.default_rng(seed).integers(3, 300, length, np.int64)
-    return drawn
+    return np.asarray(np.random.default_rng(seed).integers(3, 300, length), np.int64)
 
 
 def answer(graphs: Graphs, seed: int, length: int) -> IntArray:

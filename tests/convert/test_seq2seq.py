@@ -15,7 +15,13 @@ CASES: dict[str, dict[str, Any]] = {
     "deploykit_transformer with norms first and three tables": {"norm_first": True, "share_embeddings": False},
     "t5": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20},
     "t5 gated, with a head of its own": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "bart": {"decoder_layers": 3, "decoder_attention_heads": 2, "scale_embedding": True},
+    "m2m_100": {},
+    "marian": {"activation_function": "swish", "scale_embedding": True},
+    "marian with two vocabularies": {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 306},
+    "mbart": {"forced_bos_token_id": 7},
     "mt5": {"d_kv": 24, "feed_forward_proj": "gated-silu"},
+    "pegasus": {"encoder_ffn_dim": 80},
 }
 
 Opened = Callable[[str], Graphs]

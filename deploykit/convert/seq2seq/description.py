@@ -51,6 +51,8 @@ class Learned:
 class Computed:
     """A table of positions that a formula gives."""
 
+    name: str | None = None
+    """Of the same table among the weights, where a checkpoint has it."""
     rows: int
     table: Callable[[int, int], FloatArray]
     """From rows and width to the table."""
@@ -84,6 +86,8 @@ class Stack:
     layers: int
     heads: int
     head_size: int
+    scale: float
+    """Factor of query times key."""
     inner: int
     """Size inside the MLP."""
     positions: Learned | Computed | Relative
@@ -106,8 +110,6 @@ class EncoderDecoder:
     norm_first: bool
     """Whether a block normalizes what enters it, or the sum of that and what it gives."""
     activation: str
-    scale: float
-    """Factor of query times key."""
     head: tuple[str, ...]
     """Names of the matrix that makes the logits, of which the first that the checkpoint has is taken."""
     biased: bool = True

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 
+import deploykit.convert.seq2seq.bart as bart
 import deploykit.convert.seq2seq.own as own
 import deploykit.convert.seq2seq.t5 as t5
 from deploykit.convert.builder import DecoderGraph, Graph
@@ -20,8 +21,13 @@ from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
 from deploykit.spec import DecoderSpec, EncoderSpec, LayerCache
 
 FAMILIES: Final[dict[str, Callable[[Fields], EncoderDecoder]]] = {
+    "bart": bart.bart,
     "deploykit_transformer": own.own,
+    "m2m_100": bart.m2m_100,
+    "marian": bart.marian,
+    "mbart": bart.mbart,
     "mt5": t5.mt5,
+    "pegasus": bart.pegasus,
     "t5": t5.t5,
 }
 """Model type → the function that describes its two stacks."""

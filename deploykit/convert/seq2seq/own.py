@@ -22,7 +22,6 @@ def own(config: Fields) -> EncoderDecoder:
         norm=Norm(kind="layer", epsilon=config.layer_norm_eps, bias=True),
         norm_first=config.norm_first,
         activation="relu",
-        scale=(config.d_model // config.nhead) ** -0.5,
         head=(f"transformer.{head}",),
         embedding_scale=config.d_model**0.5,
         longest=config.max_position_embeddings,
@@ -36,6 +35,7 @@ def _stack(config: Fields, name: str, embedding: str) -> Stack:
         layers=config.num_layers,
         heads=config.nhead,
         head_size=config.d_model // config.nhead,
+        scale=(config.d_model // config.nhead) ** -0.5,
         inner=config.dim_feedforward,
         positions=Computed(rows=config.max_position_embeddings, table=interleaved),
     )

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 import deploykit.convert.blocks as blocks
 from deploykit.convert.builder import CONTRIB, Graph
-from deploykit.convert.seq2seq.description import Attention, Computed, EncoderDecoder, Learned, Relative, Stack
+from deploykit.convert.seq2seq.description import Attention, EncoderDecoder, Learned, Relative, Stack
 from deploykit.convert.seq2seq.positions import buckets
 from deploykit.convert.weights import FloatArray, StoredTensor, Weights
 from deploykit.errors import CheckpointError
@@ -42,15 +42,14 @@ class StackWriter:
         graph, kind, width = self.graph, self.stack.positions, self.model.width
         if isinstance(kind, Relative):
             return None
-        if isinstance(kind, Computed):
-            rows, table = kind.rows, kind.table
-            sinusoids = graph.generated("positions", (rows, width), lambda: iter([table(rows, width)]))
-            return graph.op("Gather", sinusoids, ids())
-        learned = graph.weight(self.weights.find(kind.name, (kind.rows, width)))
-        return graph.op("Gather", learned, self._moved(ids(), kind))
-
-    def _moved(self, ids: ir.Value, kind: Learned) -> ir.Value:
-        return self.graph.op("Add", ids, self.graph.constant(kind.offset)) if kind.offset else ids
+        if isinstance(kind, Learned):
+            learned = graph.weight(self.weights.find(f"{kind.name}.weight", (kind.rows, width)))
+            return graph.op("Gather", learned, graph.op("Add", ids(), graph.constant(kind.offset)))
+        if kind.name is not None and f"{kind.name}.weight" in self.weights.tensors:
+            table = graph.weight(self.weights.find(f"{kind.name}.weight", (kind.rows, width)))
+        else:
+            table = graph.generated("positions", (kind.rows, width), lambda: iter([kind.table(kind.rows, width)]))
+        return graph.op("Gather", table, ids())
 
     def distances(self, queries: ir.Value, keys: ir.Value) -> ir.Value | None:
         """Return the bias of scores by distance, [1, H, S, T], or None where positions aren't relative.
@@ -140,7 +139,7 @@ class StackWriter:
             outputs=outputs,
             domain=CONTRIB,
             num_heads=self.stack.heads,
-            scale=self.model.scale,
+            scale=self.stack.scale,
             mask_filter_value=blocks.MASKED,
         )
 

@@ -7,8 +7,6 @@ from deploykit.convert.description import Norm
 from deploykit.convert.fields import Fields
 from deploykit.convert.seq2seq.description import Attention, EncoderDecoder, Names, Relative, Stack
 
-_SHARED = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
-
 
 def t5(config: Fields) -> EncoderDecoder:
     """Return a T5, whose logits are scaled where the head is the embedding."""
@@ -28,9 +26,8 @@ def _whole(config: Fields, *, scaled: bool) -> EncoderDecoder:
         norm=Norm(epsilon=config.layer_norm_epsilon),
         norm_first=True,
         activation=config.dense_act_fn,
-        scale=1.0,
         # Where a checkpoint has both, transformers ties them only if they are equal.
-        head=("lm_head", *_SHARED),
+        head=("lm_head", *_embedding("decoder", "encoder")),
         biased=False,
         gated=config.is_gated_act,
         logit_scale=config.d_model**-0.5 if scaled else 1.0,
@@ -46,6 +43,7 @@ def _stack(config: Fields, name: str, layers: int) -> Stack:
         layers=layers,
         heads=config.num_heads,
         head_size=config.d_kv,
+        scale=1.0,
         inner=config.d_ff,
         positions=Relative(
             name=f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias",
@@ -60,7 +58,7 @@ def _names(stack: str, up: Sequence[str]) -> Names:
     mlp = "layer.1" if stack == "encoder" else "layer.2"
     cross: dict[str, Any] = {} if stack == "encoder" else {"cross": _attention("layer.1", "EncDecAttention")}
     return Names(
-        embedding=_SHARED,
+        embedding=_embedding(stack, "decoder" if stack == "encoder" else "encoder"),
         layer=f"{stack}.block",
         attention=_attention("layer.0", "SelfAttention"),
         up=tuple(f"{mlp}.DenseReluDense.{name}" for name in up),
@@ -69,6 +67,10 @@ def _names(stack: str, up: Sequence[str]) -> Names:
         final_norm=f"{stack}.final_layer_norm",
         **cross,
     )
+
+
+def _embedding(stack: str, other: str) -> tuple[str, ...]:
+    return (f"{stack}.embed_tokens", "shared", f"{other}.embed_tokens")
 
 
 def _attention(layer: str, name: str) -> Attention:
