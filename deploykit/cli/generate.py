@@ -28,7 +28,10 @@ from deploykit.errors import ConfigError
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
 @options.as_json
 def generate(artifact: str, prompt: str, precision: Any, no_stream: bool, as_json: bool, **sampling: Any) -> None:
-    """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process."""
+    """Continue PROMPT (`-` reads it from stdin) with the same engine as Triton's, in this process.
+
+    An encoder-decoder reads PROMPT and answers with a text of its own: a translation, say.
+    """
     if sampling["logprobs"] is not None and not as_json:
         raise ConfigError("--logprobs goes with --json; without it only the text is printed")
     from deploykit.chat import is_address

@@ -152,9 +152,10 @@ def tell_model(model: str, facts: Mapping[str, Any]) -> None:
     if not facts:
         click.echo(f"{'model':<8} {model}")
         return
+    source = f" and as many answers' sources of up to {facts['source']}" if "source" in facts else ""
     click.echo(
         f"{'model':<8} {model} (version {facts['version']}): {facts['precision']}, {facts['mode']}, "
-        f"{_count(facts['rows'], 'row')} of up to {facts['context']} tokens, "
+        f"{_count(facts['rows'], 'row')} of up to {facts['context']} tokens{source}, "
         f"{spell_bytes(facts['cache_bytes'])} of cache, "
         f"{_count(facts['threads'], 'thread')}"
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, Unpack, overload
 
 from deploykit.client.address import TLS
 from deploykit.client.async_stream import AsyncTextStream, perform, run_batch
-from deploykit.client.batch import CONCURRENCY, Batch, numbered
+from deploykit.client.batch import CONCURRENCY, Batch, for_one_text, numbered
 from deploykit.client.core import PROBE_TIMEOUT, Core, seconds
 from deploykit.client.dialect import Prompt, read_chat
 from deploykit.client.errors import ClientError
@@ -275,6 +275,48 @@ class AsyncClient:
             ```
         """
         return AsyncTextStream(self._core.exchange(prompt, options, stream=True, tools=tools), self._connection)
+
+    @overload
+    async def translate(self, text: str, **options: Unpack[Options]) -> str: ...
+
+    @overload
+    async def translate(
+        self, text: list[str] | tuple[str, ...], *, concurrency: int = CONCURRENCY, **options: Unpack[Options]
+    ) -> list[str]: ...
+
+    async def translate(
+        self, text: str | list[str] | tuple[str, ...], *, concurrency: int = CONCURRENCY, **options: Unpack[Options]
+    ) -> str | list[str]:
+        """Return what an encoder-decoder makes of a text, or of each of several, in their order.
+
+        Args:
+            text: what to translate (or to summarize, or whatever the model was trained to do with it); of several,
+                some are asked at a time.
+            concurrency: how many, at most.
+            options: as of `generate`, for each of the texts; without `max_tokens`, an answer may fill the model's
+                context.
+
+        Raises:
+            ClientError: a call failed; among several, it says which as `batch` does.
+
+        Example:
+            ```python
+            import asyncio
+            from deploykit.client import AsyncClient
+
+            async def main() -> None:
+                async with AsyncClient("localhost:8001") as client:
+                    print(await client.translate("Good morning"))
+                    for text in await client.translate(["one", "two", "three"], concurrency=2):
+                        print(text)
+
+            asyncio.run(main())
+            ```
+        """
+        asked = for_one_text(options)
+        if isinstance(text, str):
+            return (await self.generate(text, **asked)).text
+        return [answer.text for answer in await self.batch(text, concurrency=concurrency, **asked)]
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Return the models in the server's repository, in alphabetical order.

@@ -5,10 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from deploykit.client.errors import ClientError, InvalidRequestError
+from deploykit.client.sampling import Options
 from deploykit.client.values import Completion
 
 CONCURRENCY: Final = 16
 """Prompts asked at a time: as many as an engine runs side by side by default."""
+
+
+ALL_THERE_IS: Final = 2**31 - 1
+"""A limit in tokens above any context's: an answer then ends by itself, or where the context is full."""
 
 
 class Stream(Protocol):
@@ -80,6 +85,17 @@ class Batch:
         if self._fault is not None:
             raise self._fault
         return [self._answers[place] for place in range(len(self._prompts))]
+
+
+def for_one_text(options: Options) -> Options:
+    """Return the options of a call whose answer is a text, as long as the model makes it where nobody says.
+
+    Raises:
+        InvalidRequestError: they ask for several.
+    """
+    if options.get("n", 1) not in (1, None):
+        raise InvalidRequestError(f"translate returns one text, and n is {options['n']!r}; call generate")
+    return {"max_tokens": ALL_THERE_IS, **options}
 
 
 def numbered(options: Mapping[str, Any], place: int) -> dict[str, Any]:

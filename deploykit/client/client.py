@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from deploykit.client.address import TLS
-from deploykit.client.batch import CONCURRENCY, Batch, numbered
+from deploykit.client.batch import CONCURRENCY, Batch, for_one_text, numbered
 from deploykit.client.core import PROBE_TIMEOUT, Core, seconds
 from deploykit.client.dialect import Prompt, read_chat
 from deploykit.client.errors import ClientError
@@ -228,6 +228,44 @@ class Client:
 
         run_batch(work, ask)
         return work.answers()
+
+    @overload
+    def translate(self, text: str, **options: Unpack[Options]) -> str: ...
+
+    @overload
+    def translate(
+        self, text: list[str] | tuple[str, ...], *, concurrency: int = CONCURRENCY, **options: Unpack[Options]
+    ) -> list[str]: ...
+
+    def translate(
+        self, text: str | list[str] | tuple[str, ...], *, concurrency: int = CONCURRENCY, **options: Unpack[Options]
+    ) -> str | list[str]:
+        """Return what an encoder-decoder makes of a text, or of each of several, in their order.
+
+        Args:
+            text: what to translate (or to summarize, or whatever the model was trained to do with it); of several,
+                some are asked at a time.
+            concurrency: how many, at most.
+            options: as of `generate`, for each of the texts; without `max_tokens`, an answer may fill the model's
+                context.
+
+        Raises:
+            ClientError: a call failed; among several, it says which as `batch` does.
+
+        Example:
+            ```python
+            from deploykit.client import Client
+
+            with Client("localhost:8001") as client:
+                print(client.translate("Good morning"))
+                for text in client.translate(["one", "two", "three"], concurrency=2):
+                    print(text)
+            ```
+        """
+        asked = for_one_text(options)
+        if isinstance(text, str):
+            return self.generate(text, **asked).text
+        return [answer.text for answer in self.batch(text, concurrency=concurrency, **asked)]
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """Return the models in the server's repository, in alphabetical order.

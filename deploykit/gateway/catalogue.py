@@ -26,6 +26,8 @@ class ServedModel:
     """When its files were made, in seconds since 1970."""
     context: int
     """Prompt and answer together, in tokens: as much as the model was made for; its engine may have less."""
+    source: int | None = None
+    """Longest prompt, in tokens, where an encoder reads it and the answer is a text of its own; None elsewhere."""
     vocab_size: int
     fingerprint: str
     """Another one as soon as a file has changed."""
@@ -47,11 +49,13 @@ class ServedModel:
         folder = model.version_folder(model.versions[-1])
         artifact = Artifact.open(folder, verify=False)
         tokenizer = load_tokenizer(artifact.tokenizer) if artifact.tokenizer else None
+        contract = artifact.contract()
         return cls(
             name=model.name,
             created=int((folder / MANIFEST).stat().st_mtime),
-            context=artifact.contract().max_context,
-            vocab_size=artifact.contract().vocab_size,
+            context=contract.max_context,
+            source=contract.encoder.max_source if contract.encoder else None,
+            vocab_size=contract.vocab_size,
             fingerprint=shown(model.fingerprint),
             tokenizer=tokenizer,
             vocabulary=Vocabulary(tokenizer),

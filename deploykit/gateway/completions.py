@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request, Response
 from deploykit.client import Choice
 from deploykit.gateway.answering import Plan, Service, head_of, name_of, respond, trace_of
 from deploykit.gateway.body import JsonRoute
+from deploykit.gateway.catalogue import ServedModel
 from deploykit.gateway.errors import Refusal
 from deploykit.gateway.fields import MAX_PROMPTS
 from deploykit.gateway.frames import CompletionFrames
 from deploykit.gateway.keys import client_name
 from deploykit.gateway.logprobs import completion_logprobs
-from deploykit.gateway.prompts import prompt_tokens, room_for, text_of
+from deploykit.gateway.prompts import check_source, prompt_tokens, room_for, text_of
 from deploykit.gateway.replies import STREAMED, CompletionReply
 from deploykit.gateway.sampling import sampling_of
 from deploykit.gateway.schema import COMPLETION_TOKENS, CompletionRequest
@@ -63,13 +64,8 @@ async def _question(service: Service, body: CompletionRequest, request: Request)
             f"at most {MAX_PROMPTS} answers a request: {len(body.prompt)} prompts, n {body.choices}", param="n"
         )
     model = service.catalogue.find(body.model)
-    context = await service.upstream.context(model)
-    special = body.add_special_tokens is not False
-    prompts = [await prompt_tokens(model, prompt, context=context, special=special) for prompt in body.prompt]
+    prompts = await _prompts(service, model, body)
     limit = body.max_tokens or COMPLETION_TOKENS
-    for tokens in prompts:
-        # Without a limit of the caller's own, an answer ends where the context is full.
-        room_for(tokens, body.max_tokens, context=context, param="prompt")
     watch_of(request.scope).say("\n".join(prompt if isinstance(prompt, str) else str(prompt) for prompt in body.prompt))
     return Question(
         model=model,
@@ -79,6 +75,24 @@ async def _question(service: Service, body: CompletionRequest, request: Request)
         request_id=name_of(request),
         trace=trace_of(request),
     )
+
+
+async def _prompts(service: Service, model: ServedModel, body: CompletionRequest) -> list[list[int]]:
+    """Return the tokens of each prompt, which the model has room for."""
+    special = body.add_special_tokens is not False
+    if model.source is not None:
+        if body.echo:
+            raise Refusal("echo can't be true: this model's answer doesn't continue its prompt", param="echo")
+        sources = [await prompt_tokens(model, prompt, context=None, special=special) for prompt in body.prompt]
+        for tokens in sources:
+            check_source(tokens, model.source, param="prompt")
+        return sources
+    context = await service.upstream.context(model)
+    prompts = [await prompt_tokens(model, prompt, context=context, special=special) for prompt in body.prompt]
+    for tokens in prompts:
+        # Without a limit of the caller's own, an answer ends where the context is full.
+        room_for(tokens, body.max_tokens, context=context, param="prompt")
+    return prompts
 
 
 async def _prefixes(body: CompletionRequest, question: Question) -> list[str]:

@@ -40,6 +40,7 @@ RETRY_AFTER: Final = 1
 _FULL: Final = re.compile(r"queue is full|queue size")
 """How the engine and Triton say that their queue is full."""
 _CONTEXT: Final = re.compile(r"the context of (\d+)")
+_SOURCE: Final = re.compile(r"the encoder reads at most \d+")
 """How the engine says that a prompt is too long."""
 _ADDRESS: Final = re.compile(r"^\S+:\d+: ")
 """What the client puts before what a server says by gRPC's own status."""
@@ -123,7 +124,8 @@ def refusal_of(error: ClientError) -> Refusal:
     """Return what a caller is told of a failure between the gateway and Triton: no address, no text of others."""
     if isinstance(error, InvalidRequestError):
         told = _ADDRESS.sub("", str(error))
-        return Refusal(told, code="context_length_exceeded" if _CONTEXT.search(told) else None)
+        too_long = _CONTEXT.search(told) or _SOURCE.search(told)
+        return Refusal(told, code="context_length_exceeded" if too_long else None)
     if isinstance(error, NotFoundError):
         return Refusal("the model is not loaded", status=404, param="model", code="model_not_found")
     if isinstance(error, DeadlineExceededError):

@@ -14,13 +14,13 @@ INLINE: Final = 2048
 """Characters that are tokenized at once, in half a millisecond; longer texts go to a thread, and others go on."""
 
 
-async def prompt_tokens(model: ServedModel, prompt: Prompt, *, context: int, special: bool = True) -> list[int]:
+async def prompt_tokens(model: ServedModel, prompt: Prompt, *, context: int | None, special: bool = True) -> list[int]:
     """Return the tokens of a completion's prompt.
 
     Args:
         model: whose tokens.
         prompt: a text, or token ids.
-        context: of the model's engine, in tokens.
+        context: of the model's engine, in tokens; None where the prompt is an encoder's.
         special: whether the tokenizer adds its own at the ends of a text.
 
     Raises:
@@ -100,6 +100,22 @@ async def rendered(
     except RequestError as error:
         of_variables = isinstance(error, VariableError)
         raise Refusal(str(error), param="chat_template_kwargs" if of_variables else "messages") from None
+
+
+def check_source(tokens: list[int], source: int, *, param: str) -> None:
+    """Check that an encoder can read a prompt; its answer has a context of its own.
+
+    Raises:
+        Refusal: it is too long, or has no tokens.
+    """
+    if not tokens:
+        raise Refusal("the prompt has no tokens once the tokenizer has cleaned it; send other text", param=param)
+    if len(tokens) > source:
+        raise Refusal(
+            f"this model's encoder reads at most {source} tokens, but the prompt has {len(tokens)}; shorten it",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def room_for(tokens: list[int], max_tokens: int | None, *, context: int, param: str) -> int:

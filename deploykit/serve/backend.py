@@ -56,6 +56,7 @@ class TritonPythonModel:
         if self._heart:
             self._heart.describe(facts)
         self._facts = json.dumps(facts)
+        self._continues = self._engine.source is None
         encode = partial(self._engine.encode, add_special_tokens=False)
         self._desk = ChatDesk(folder, encode, most=config.max_queue, on_failure=_log_failure)
         self._witnesses = _witnesses(config, labels)
@@ -92,6 +93,7 @@ class TritonPythonModel:
                 triton_api.parameters(request),
                 timeout=triton_api.timeout(request),
                 request_id=name,
+                continues=self._continues,
             )
             params = SamplingParams.from_mapping(query.sampling)
             if query.describe:

@@ -16,12 +16,15 @@ def describe(folder: Path, config: EngineConfig, engine: Engine) -> dict[str, An
     artifact = Artifact.open(folder, verify=False)
     precision = artifact.precision_for(config.mode)
     stats, contract = engine.stats(), artifact.contract(precision)
+    # What only an encoder-decoder has.
+    source = {} if engine.source is None else {"source": engine.source}
     return {
         "version": folder.name,
         "precision": precision,
         "mode": config.mode,
         "rows": stats.rows,
         "context": engine.context,
+        **source,
         "cache_bytes": stats.cache_tokens * contract.cache_bytes_per_token(),
         "threads": config.threads or available_cores(),
         "quality": _quality(artifact.manifest.parity.get(precision)),

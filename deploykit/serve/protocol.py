@@ -78,7 +78,12 @@ class Query:
 
 
 def read_query(
-    tensors: Tensors, parameters: str = "{}", *, timeout: float | None = None, request_id: str = ""
+    tensors: Tensors,
+    parameters: str = "{}",
+    *,
+    timeout: float | None = None,
+    request_id: str = "",
+    continues: bool = True,
 ) -> Query:
     """Return what a caller asks for.
 
@@ -87,6 +92,8 @@ def read_query(
         parameters: the request's own parameters, a JSON object.
         timeout: Triton's own time limit of the request in seconds, if it has one.
         request_id: Triton's own name of the request, if it has one.
+        continues: whether the model goes on where the prompt ends; an encoder-decoder begins a text of its own, and
+            the prompt is never a part of it.
 
     Raises:
         RequestError: an input of the wrong type, length or encoding, an unknown one, or two that contradict each other.
@@ -103,7 +110,12 @@ def read_query(
     describe = terms.get("describe", False)
     prompt = no_prompt(tensors) if describe else read_prompt(tensors)
     stream = flag(tensors, "stream", default=False)
-    prepend = not flag(tensors, "exclude_input_in_output", default=stream or not isinstance(prompt, str))
+    alone = stream or not isinstance(prompt, str) or not continues
+    prepend = not flag(tensors, "exclude_input_in_output", default=alone)
+    if prepend and not continues:
+        raise RequestError(
+            "exclude_input_in_output can't be false: this model's answer doesn't continue its input; leave it out"
+        )
     if prepend and stream:
         raise RequestError("exclude_input_in_output can't be false when stream is true")
     if prepend and not isinstance(prompt, str):
