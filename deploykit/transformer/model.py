@@ -7,7 +7,7 @@ from torch import nn
 
 from deploykit.errors import ConfigError
 from deploykit.transformer.attention import MultiHeadAttention, bias_of, not_ahead
-from deploykit.transformer.layers import DecoderLayer, EncoderLayer, Past, Stack
+from deploykit.transformer.layers import DecoderLayer, Dropout, EncoderLayer, Past, Stack
 
 
 def sinusoidal_positions(length: int, d_model: int) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         sizes = (d_model, nhead, dim_feedforward, dropout, norm_first, layer_norm_eps)
         self.encoder = Stack([EncoderLayer(*sizes) for _ in range(num_layers)], d_model, layer_norm_eps)
         self.decoder = Stack([DecoderLayer(*sizes) for _ in range(num_layers)], d_model, layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self._positions: torch.Tensor | None = None
         self.apply(initialize)
 

@@ -17,7 +17,7 @@ from torch_twins import (
 
 from deploykit.errors import ConfigError
 from deploykit.transformer.attention import bias_of
-from deploykit.transformer.layers import DecoderLayer, EncoderLayer
+from deploykit.transformer.layers import DecoderLayer, Dropout, EncoderLayer
 from deploykit.transformer.model import Transformer, sinusoidal_positions
 
 PRE_AND_POST = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
@@ -183,6 +183,32 @@ def test_drops_in_training_alone() -> None:
     assert torch.equal(model(src, tgt), model(src, tgt))
     model.train()
     assert not torch.equal(model(src, tgt), model(src, tgt))
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_part_and_keeps_the_mean(part: float) -> None:
+    x = torch.full((333, 301), 2.0, requires_grad=True)
+    out = Dropout(part)(x)
+    kept = out != 0
+    # Four standard deviations of the mean of 100,233 draws.
+    assert kept.float().mean().item() == pytest.approx(1 - part, abs=4 * (part * (1 - part) / x.numel()) ** 0.5)
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 2 / (1 - part)), rtol=2e-4, atol=0)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad != 0, kept)
+    # Neighbours that share a draw's 64 bits don't share their fate.
+    flat = kept.flatten()[: 333 * 300].view(-1, 4).float()
+    assert torch.corrcoef(flat.T).fill_diagonal_(0).abs().max() < 0.03
+
+
+def test_dropout_is_the_seeds() -> None:
+    x, drop = torch.ones(5, 7), Dropout(0.5)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append(drop(x))
+    assert torch.equal(*draws)
+    assert not torch.equal(drop(x), drop(x))
 
 
 def test_a_sequence_longer_than_its_positions_is_an_error() -> None:
