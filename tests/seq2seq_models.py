@@ -13,7 +13,7 @@ T5: dict[str, Any] = {
     "d_kv": 16,
     "d_ff": 96,
     "num_layers": 2,
-    "num_decoder_layers": 3,
+    "num_decoder_layers": 2,
     "num_heads": 4,
     "decoder_start_token_id": 2,
     "n_positions": 128,
@@ -80,6 +80,8 @@ def make_pair(folder: Path, model_type: str, *, seed: int = 0, scale: float = 0.
                 parameter.copy_(torch.randn_like(parameter) * scale)
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_()
+    # transformers keeps such a field of a configuration only if it comes from a file.
+    model.generation_config.forced_bos_token_id = config.get("forced_bos_token_id")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

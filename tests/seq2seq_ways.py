@@ -58,7 +58,7 @@ def numbers(seed: int, length: int) -> IntArray:
 
 
 def answer(graphs: Graphs, seed: int, length: int) -> IntArray:
-    return np.r_[graphs.prompt, numbers(seed, length)]
+    return np.concatenate([np.array(graphs.prompt, np.int64), numbers(seed, length)])
 
 
 def ones(*shape: int) -> IntArray:
@@ -138,3 +138,23 @@ def padded(rows: Sequence[IntArray], *, left: bool) -> tuple[IntArray, IntArray]
 
 
 EVERYWHERE = (at_once, in_chunks, another_answer, ragged)
+
+
+def greedy(graphs: Graphs, sources: Sequence[IntArray], count: int) -> list[list[int]]:
+    """Return what the graphs answer to all sources at once: the prompt, and `count` tokens or up to an end."""
+    read, open_source = padded(sources, left=False)
+    rows = len(sources)
+    answers, states, cache = (
+        [list(graphs.prompt) for _ in sources],
+        graphs.encode(read, open_source),
+        graphs.empty(rows),
+    )
+    new = np.tile(np.array(graphs.prompt, np.int64), (rows, 1))
+    for _ in range(count):
+        logits, cache = graphs.step(new, states, open_source, cache)
+        new = logits[:, -1].argmax(-1)[:, None]
+        states = states[:, :0]
+        for row, token in zip(answers, new[:, 0], strict=True):
+            if row[-1] not in graphs.spec.eos_token_ids or len(row) == len(graphs.prompt):
+                row.append(int(token))
+    return answers

@@ -120,15 +120,12 @@ def _longest(source: Checkpoint, model: EncoderDecoder, wanted: int | None) -> i
 def _prompt(source: Checkpoint, vocabulary: int) -> tuple[int, ...]:
     """Return the tokens that every answer begins with, as transformers' `generate` finds them."""
     file = source.folder / "generation_config.json"
-    generation = read_json(file) if file.is_file() else {}
-
-    def first(*names: str) -> Any:
-        found = [place.get(name) for name in names for place in (generation, source.raw_config)]
-        # Some families' classes know a start that their files leave out.
-        found += [getattr(source.config, name, None) for name in names]
-        return next((token for token in found if token is not None), None)
-
-    start, forced = first("decoder_start_token_id", "bos_token_id"), first("forced_bos_token_id")
+    # Where there is such a file, what config.json says besides counts for nothing but the start.
+    generation = read_json(file) if file.is_file() else source.raw_config
+    known = [generation, source.raw_config, source.config.to_dict()]
+    names = ("decoder_start_token_id", "bos_token_id")
+    start = next((place[name] for name in names for place in known if place.get(name) is not None), None)
+    forced = generation.get("forced_bos_token_id")
     if start is None:
         raise CheckpointError(
             f"{source.folder}: neither config.json nor generation_config.json has a decoder_start_token_id, the token "
