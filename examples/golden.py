@@ -18,9 +18,9 @@ from demo_data import write_stdlib_text
 
 import deploykit
 from deploykit.cli import console
-from deploykit.config import TrainConfig, ValidateConfig
+from deploykit.config import ValidateConfig
 from deploykit.deploy import deploy
-from deploykit.train import train
+from deploykit.train import DataConfig, ModelConfig, OptimConfig, TrainConfig, train
 
 NAME = "tiny-python"
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
@@ -30,20 +30,17 @@ MANIFESTS = REPOSITORY.with_name("k8s")
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=300)
-    model = TrainConfig(
-        vocab_size=1024,
-        hidden_size=128,
-        num_layers=4,
-        num_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=320,
-        max_context=512,
-        seconds=parser.parse_args().seconds,
+    config = TrainConfig(
+        model=ModelConfig(
+            hidden_size=128, num_layers=4, num_heads=4, num_key_value_heads=2, intermediate_size=320, max_context=512
+        ),
+        data=DataConfig(vocab_size=1024),
+        optim=OptimConfig(seconds=parser.parse_args().seconds),
     )
     with tempfile.TemporaryDirectory() as name, console.progress() as progress:
         folder = Path(name)
         write_stdlib_text(folder / "data")
-        train(folder / "data", folder / "checkpoint", model, progress=progress)
+        train(folder / "data", folder / "checkpoint", config, progress=progress)
         artifact = deploykit.export(
             folder / "checkpoint",
             folder / "artifact",

@@ -2,20 +2,19 @@
 
 from pathlib import Path
 
-from deploykit.config import TrainConfig
+from deploykit.train import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 TINY = TrainConfig(
-    vocab_size=300,
-    hidden_size=32,
-    num_layers=2,
-    num_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=64,
-    max_context=64,
-    sequence_length=32,
-    batch_size=4,
-    learning_rate=3e-3,
-    max_steps=60,
+    model=ModelConfig(
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_context=64,
+    ),
+    data=DataConfig(vocab_size=300, sequence_length=32),
+    optim=OptimConfig(batch_size=4, learning_rate=3e-3, max_steps=60, eval_steps=20),
 )
 
 VERSE = "for item in basket:\n    print(item, '你好', 'Grüße', '👋')\n<eos>\n"

@@ -58,10 +58,12 @@ EXTRAS = {
 }
 """Extras that a verb needs, where it isn't those of the export."""
 EXTRA_PACKAGES = (
+    "accelerate",
     "fastapi",
     "huggingface_hub",
     "jinja2",
     "lightkube",
+    "matplotlib",
     "msgspec",
     "numpy",
     "obstore",
@@ -69,10 +71,14 @@ EXTRA_PACKAGES = (
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
+    "optuna",
+    "peft",
     "prometheus_client",
     "promql_parser",
+    "sacrebleu",
     "safetensors",
     "starlette",
+    "tensorboard",
     "tokenizers",
     "torch",
     "transformers",

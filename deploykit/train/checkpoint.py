@@ -1,48 +1,112 @@
 """A trained model on disk, in Hugging Face's layout."""
 
 import dataclasses
-from collections.abc import Mapping
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
-from transformers.utils import logging
+from safetensors import SafetensorError
 
-from deploykit.config import TrainConfig
 from deploykit.draft import Draft
-from deploykit.train.tokenizer import save_tokenizer
-from deploykit.train.trainer import Record
+from deploykit.errors import OutputError
+from deploykit.train.config import TrainConfig
+from deploykit.train.config_file import CONFIG, write_config
+from deploykit.train.keeping import BEST, LAST
+from deploykit.train.quiet import quiet
+from deploykit.train.record import Fit
+from deploykit.train.watch.curve import loss_curve
 
 TRAINING: Final = "training.json"
 """How the model came about; also what marks a folder as one that `--overwrite` may replace."""
-_PACKAGES: Final = ("deploykit", "torch", "transformers", "tokenizers")
+CURVE: Final = "loss.png"
+_PACKAGES: Final = ("deploykit", "torch", "transformers", "tokenizers", "peft")
 
 
-def write_checkpoint(
-    draft: Draft,
-    model: LlamaForCausalLM,
-    tokenizer: Tokenizer,
+def save_model(model: Any, folder: Path, save_tokenizer: Callable[[Path], None]) -> None:
+    """Write the model as it stands, updates merged into its weights, and its tokenizer.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    with _room(folder), quiet():
+        if hasattr(model, "peft_config"):
+            # Here, since importing peft takes a second that most trainings needn't wait.
+            from deploykit.train.lora import merged
+
+            below, weights = merged(model)
+            below.save_pretrained(folder, state_dict=dict(weights))
+        else:
+            model.save_pretrained(folder)
+        save_tokenizer(folder)
+    # safetensors writes for this user alone; a checkpoint's files are as readable as the umask says.
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
+
+
+def publish(
+    partial: Path,
+    target: Path,
     config: TrainConfig,
+    fit: Fit,
     *,
-    log: list[Record],
     result: Mapping[str, Any],
+    data: Mapping[str, Any],
+    base: str | None,
+    overwrite: bool,
 ) -> None:
-    """Fill `draft` with the model, its tokenizer and the training's log, and move it into place."""
-    # Its bar would cut through the caller's own; a caller may have silenced it already.
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Make the finished checkpoint of the best model in `partial`, and move it to `target` in one rename.
+
+    Args:
+        partial: what the training kept while it ran; gone at the end.
+        target: the checkpoint's folder.
+        config: all options.
+        fit: the log and the losses.
+        result: the figures for training.json.
+        data: what was read and what was left out.
+        base: the checkpoint that was fine-tuned, if one was.
+        overwrite: whether a checkpoint at `target` may be replaced.
+
+    Raises:
+        OutputError: the disk is full, or the target appeared meanwhile.
+    """
+    files = Draft(partial / BEST, target, overwrite=overwrite, marker=TRAINING)
+    with _room(target):
+        training = {
+            "config": config.to_json(),
+            "base": base,
+            "data": data,
+            "result": result,
+            "versions": {package: version(package) for package in _PACKAGES},
+            "log": [dataclasses.asdict(record) for record in fit.log],
+        }
+        files.write_json(TRAINING, training)
+        write_config(files.file(CONFIG), config)
+        loss_curve(fit, files.file(CURVE))
+        if config.keep_last:
+            shutil.rmtree(files.path / LAST, ignore_errors=True)
+            (partial / LAST).rename(files.path / LAST)
+        files.publish()
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Say in one line that the disk is full."""
     try:
-        model.save_pretrained(draft.path)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    save_tokenizer(tokenizer, draft.path, max_context=config.max_context)
-    training = {
-        "config": dataclasses.asdict(config),
-        "result": dict(result),
-        "versions": {package: version(package) for package in _PACKAGES},
-        "log": [dataclasses.asdict(record) for record in log],
-    }
-    draft.write_json(TRAINING, training)
-    draft.publish()
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise OutputError(f"{folder}: can't be written: {error.strerror}; make room") from error
+        raise
+    except SafetensorError as error:
+        # The system's number is in its text alone.
+        if f"code: {errno.ENOSPC}" not in str(error) and f"code: {errno.EDQUOT}" not in str(error):
+            raise
+        raise OutputError(f"{folder}: can't be written: no space left on the device; make room") from error

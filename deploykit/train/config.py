@@ -17,6 +17,9 @@ Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["cosine", "inverse-sqrt", "constant"]
 Compute = Literal["auto", "fp32", "bf16"]
 
+_SECONDS: Final = 120.0
+"""Time to train where nothing else says when to end."""
+
 
 def _choice(name: str, value: str, choices: object) -> None:
     if value not in (allowed := get_args(choices)):
@@ -43,21 +46,22 @@ def _yes_no(name: str, value: object) -> None:
 class ModelConfig:
     """The model to make; none of it applies to one that is fine-tuned.
 
-    A decoder is a Llama; an encoder-decoder is `deploykit.transformer`, in its defaults that of the source article.
+    A decoder is a Llama; an encoder-decoder is `deploykit.transformer`, its sizes by default those of Vaswani et al.
+    2017 with half the layers; a classifier is a BERT.
     """
 
     hidden_size: int | None = None
-    """Width of the model (d_model); 192 for a decoder, 512 for an encoder-decoder where None."""
+    """Width of the model (d_model); 512 for an encoder-decoder, 192 for others where None."""
     num_layers: int | None = None
-    """Layers, of the encoder and of the decoder each; 4 for a decoder, 3 for an encoder-decoder where None."""
+    """Layers, of the encoder and of the decoder each; 3 for an encoder-decoder, 4 for others where None."""
     num_heads: int | None = None
-    """Attention heads (nhead); 6 for a decoder, 8 for an encoder-decoder where None."""
+    """Attention heads (nhead); 8 for an encoder-decoder, 6 for others where None."""
     num_key_value_heads: int | None = None
     """Heads that keys and values have, which attention heads share; decoders only. 2 where None, if that divides."""
     intermediate_size: int | None = None
-    """Width of the feed-forward layers (dim_feedforward); 512 for a decoder, 2048 for an encoder-decoder where None."""
+    """Width of the feed-forward layers (dim_feedforward); 2048 for an encoder-decoder, 512 for others where None."""
     dropout: float = 0.1
-    """Part of the activations that is dropped in training; encoder-decoders only."""
+    """Part of the activations that is dropped in training; decoders drop none."""
     norm_first: bool = False
     """Whether an encoder-decoder normalizes before each block instead of after it (pre-norm)."""
     share_embeddings: bool = True
@@ -73,6 +77,31 @@ class ModelConfig:
         _number("max_context", self.max_context, least=2)
         _yes_no("norm_first", self.norm_first)
         _yes_no("share_embeddings", self.share_embeddings)
+
+    def filled(self, task: Task) -> "ModelConfig":
+        """Return the sizes of a model for `task`, none of them None.
+
+        Raises:
+            ConfigError: the sizes don't fit each other.
+        """
+        width, layers, heads, inner = (512, 3, 8, 2048) if task == "text2text-generation" else (192, 4, 6, 512)
+        width, heads = self.hidden_size or width, self.num_heads or heads
+        shared = self.num_key_value_heads or (heads if heads % 2 else 2)
+        if width % heads or (task == "text-generation" and heads % shared):
+            raise ConfigError(
+                f"hidden_size ({width}) must be a multiple of num_heads ({heads}), and that of num_key_value_heads "
+                f"({shared})"
+            )
+        if width // heads % 2 and task == "text-generation":
+            raise ConfigError(f"hidden_size ({width}) must be an even multiple of num_heads ({heads})")
+        return dataclasses.replace(
+            self,
+            hidden_size=width,
+            num_layers=self.num_layers or layers,
+            num_heads=heads,
+            num_key_value_heads=shared,
+            intermediate_size=self.intermediate_size or inner,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +196,11 @@ class OptimConfig:
     """Time to train; 120 where none of the three is given."""
     eval_steps: int | None = None
     """Steps between two validations; after each epoch where None, and five times in all where that isn't known."""
+    eval_examples: int | None = None
+    """Validation examples that are looked at, from the file's start; 64 windows of running text, and 1,000 pairs or
+    texts with labels, where None."""
+    eval_generate: int = 64
+    """Pairs of them that the model also answers, for BLEU and chrF."""
     patience: int | None = None
     """Validations without a better score after which the training stops; never before its end where None."""
     compute: Compute = "auto"
@@ -185,9 +219,10 @@ class OptimConfig:
         _number("max_grad_norm", self.max_grad_norm, least=1e-6, whole=False)
         for name in ("batch_size", "batch_tokens", "accumulate"):
             _number(name, getattr(self, name), least=1)
-        for name in ("epochs", "max_steps", "eval_steps", "patience"):
+        for name in ("epochs", "max_steps", "eval_steps", "eval_examples", "patience"):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), least=1)
+        _number("eval_generate", self.eval_generate, least=0)
         if self.seconds is not None:
             _number("seconds", self.seconds, least=1, whole=False)
 
@@ -239,6 +274,27 @@ class TrainConfig:
         for name, kind in GROUPS.items():
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name} must be a section of the config file, got {getattr(self, name)!r}")
+
+    def resolved(self, task: Task, *, fine_tuned: bool) -> "TrainConfig":
+        """Return the configuration of a training for `task` with all that has a default of its own there filled in.
+
+        Raises:
+            ConfigError: the sizes don't fit each other.
+        """
+        optim = self.optim
+        if optim.learning_rate is None:
+            fresh = 1e-3 if task == "text2text-generation" else 1.5e-3
+            rate = (2e-4 if self.lora.lora_rank else 5e-5) if fine_tuned else fresh
+            optim = dataclasses.replace(optim, learning_rate=rate)
+        if optim.epochs is None and optim.max_steps is None and optim.seconds is None:
+            optim = dataclasses.replace(optim, seconds=_SECONDS)
+        if self.lora.lora_rank and not fine_tuned:
+            raise ConfigError(
+                f"lora_rank {self.lora.lora_rank}: a model with fresh weights has nothing to update; name a checkpoint "
+                "with --from, or leave it out"
+            )
+        model = self.model if fine_tuned else self.model.filled(task)
+        return dataclasses.replace(self, task=task, optim=optim, model=model)
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain values, a mapping for each group."""

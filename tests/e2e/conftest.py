@@ -9,26 +9,20 @@ import pytest
 
 import deploykit
 from deploykit.artifact import Artifact
-from deploykit.config import ServeConfig, TrainConfig, ValidateConfig
+from deploykit.config import ServeConfig, ValidateConfig
 from deploykit.serve import LocalServer, serve
-from deploykit.train import train
+from deploykit.train import DataConfig, ModelConfig, OptimConfig, TrainConfig, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 PORTS = ServeConfig(http_port=0, grpc_port=0, metrics_port=0, health_port=0, heartbeat_timeout=10)
 
 TRAINING = TrainConfig(
-    vocab_size=1024,
-    hidden_size=128,
-    num_layers=3,
-    num_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=320,
-    max_context=256,
-    sequence_length=128,
-    batch_size=4,
-    learning_rate=2e-3,
-    max_steps=700,
+    model=ModelConfig(
+        hidden_size=128, num_layers=3, num_heads=4, num_key_value_heads=2, intermediate_size=320, max_context=256
+    ),
+    data=DataConfig(vocab_size=1024, sequence_length=128),
+    optim=OptimConfig(batch_size=4, learning_rate=2e-3, max_steps=700),
 )
 """Steps, not seconds: the same model on every machine. Enough of them that greedy text is neither noise nor a loop."""
 
