@@ -77,13 +77,12 @@ def prepare(
     train, val = _files(folder, config)
     if tokenizer and config.augment.back_pairs:
         tokenizer.add_special_tokens([AddedToken(BACK, normalized=False)])
-    given = [tokenizer.to_str() if tokenizer else None, labels and list(labels), asdict(specials)]
-    mark = _fingerprint([train, val], config, task, given)
-    record = _recorded(cache, mark)
+    mark = _fingerprint([train, val], config, task, [labels and list(labels), asdict(specials)])
+    record = _recorded(cache, mark, tokenizer)
     if not record:
         cache.mkdir(parents=True, exist_ok=True)
         maker = Maker(train=train, val=val, config=config, task=task, specials=specials, cache=cache, progress=progress)
-        record = {"fingerprint": mark, **_made(maker, tokenizer, labels)}
+        record = {"fingerprint": mark, "trained": tokenizer is None, **_made(maker, tokenizer, labels)}
         _write(cache / _RECORD, json.dumps(record))
     tokenizer = tokenizer or Tokenizer.from_file(str(cache / _TOKENIZER))
     opening = _Opening(config=config, task=task, tokenizer=tokenizer, specials=specials, cache=cache)
@@ -123,9 +122,8 @@ def _files(folder: Path, config: TrainConfig) -> tuple[Path, Path | None]:
 
 def _made(maker: Maker, tokenizer: Tokenizer | None, labels: Sequence[str] | None) -> dict[str, Any]:
     """Make the token files and return what is to be known of them."""
-    if not tokenizer:
-        tokenizer = maker.tokenizer()
-        _write(maker.cache / _TOKENIZER, tokenizer.to_str())
+    tokenizer = tokenizer or maker.tokenizer()
+    _write(maker.cache / _TOKENIZER, tokenizer.to_str())
     if maker.task == "text-generation":
         return {"report": maker.running(tokenizer).to_json(), "labels": []}
     report, names = maker.sequences(tokenizer, labels)
@@ -139,14 +137,16 @@ def _fingerprint(files: list[Path | None], config: TrainConfig, task: Task, give
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def _recorded(cache: Path, mark: str) -> dict[str, Any] | None:
+def _recorded(cache: Path, mark: str, tokenizer: Tokenizer | None) -> dict[str, Any] | None:
     """Return the record of token files made before, None where there are none or they were made of something else."""
     file = cache / _RECORD
     if not file.exists():
         return None
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if record["fingerprint"] == mark:
-        return record
+        made = (cache / _TOKENIZER).read_text(encoding="utf-8")
+        if (tokenizer.to_str() == made) if tokenizer else record["trained"]:
+            return record
     # Whatever ends the making of the new ones, the old ones aren't whole any more.
     file.unlink()
     return None

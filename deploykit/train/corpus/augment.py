@@ -55,12 +55,17 @@ class Augmenter:
 
 
 def spans(shape: tuple[int, ...], part: float, chance: np.random.Generator) -> Numbers:
-    """Return where spans of `SPAN` on average lie that cover `part` of the last axis, on average."""
-    length = shape[-1]
-    # A span starts where a place isn't covered yet: of s starts a place, part = 1 - (1 - s) ** SPAN are covered.
-    start = chance.random(shape) < 1 - (1 - part) ** (1 / SPAN)
-    ends = np.where(start, np.arange(length) + chance.geometric(1 / SPAN, shape), 0)
-    covered: Numbers = np.maximum.accumulate(ends, axis=-1) > np.arange(length)
+    """Return where spans lie that cover `part` of the last axis, on average: by turns a span and a gap.
+
+    Where more than three quarters are covered, gaps of one place are all there are, and spans grow past `SPAN`.
+    """
+    begin = min(1.0, part / (SPAN * (1 - part))) if part < 1 else 1.0
+    end = begin * (1 - part) / part
+    covered = np.zeros(shape, dtype=bool)
+    inside = chance.random(shape[:-1]) < part
+    for place, draws in enumerate(np.moveaxis(chance.random(shape), -1, 0)):
+        covered[..., place] = inside
+        inside = np.where(inside, draws >= end, draws < begin)
     return covered
 
 

@@ -90,12 +90,12 @@ class Tally:
         """Return `text` in NFC, lines ended by line feeds, without control characters, and count what that changed."""
         if "\r" in text:
             text = _ENDING.sub("\n", text)
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
-            self.add("composed")
         if _CONTROL.search(text):
             text = _CONTROL.sub("", text)
             self.add("control")
+        if not unicodedata.is_normalized("NFC", text):
+            text = unicodedata.normalize("NFC", text)
+            self.add("composed")
         return text
 
     def counts(self) -> Counts:

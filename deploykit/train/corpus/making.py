@@ -113,11 +113,13 @@ class Maker:
     ) -> Counts:
         tally = Tally()
         found = examples(file, self.config.data, self.task, tally, self._told(file))
-        pairs = self.task == "text2text-generation"
+        pairs, firsts = self.task == "text2text-generation", set[str]()
         for example, source, target in encoded(found, tokenizer, self.config.data, tally, pairs=pairs):
-            # The first text of a label is always learnt from.
-            known = self.task != "text-classification" or example.target in classes
-            split = "val" if not learn or (known and self._held_out(example)) else "train"
+            # The first text of each label is always learnt from.
+            if self.task == "text-classification" and example.target not in classes:
+                firsts.add(example.source)
+            held = example.source not in firsts and self._held_out(example)
+            split = "train" if learn and not held else "val"
             if self.task == "text-classification":
                 one = classes.learn(example, file) if learn else classes.find(example, file, self.train)
                 writers[split].values.append(one)

@@ -62,7 +62,8 @@ def pieces(file: Path) -> Iterator[tuple[str, int]]:
             read += len(block)
             data = block.removeprefix(_MARK) if read == len(block) else rest + block
             end = _cut(data) if len(rest) + len(block) == PIECE else len(data)
-            yield _decoded(data[:end], file, line), read
+            if data:
+                yield _decoded(data[:end], file, line), read
             line, rest = line + data.count(b"\n", 0, end), data[end:]
         if rest:
             yield _decoded(rest, file, line), read

@@ -77,7 +77,7 @@ class Sequences:
                     yield self._batch(block, batches[index], np.random.default_rng([self.seed, number, place, index]))
 
     def in_order(self, limit: int | None = None) -> Iterator[Batch]:
-        """Yield the first `limit` examples once, never varied, like lengths together; the first one's batch comes first."""
+        """Yield the first `limit` examples once, unvaried, like lengths together; the first one's batch comes first."""
         count = min(len(self.sources), len(self.sources) if limit is None else limit)
         for items in blocks(np.arange(count)):
             block = self._lengths(items, {})

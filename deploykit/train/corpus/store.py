@@ -6,6 +6,7 @@ A store is two files: the numbers one after the other, and where each row ends.
 import errno
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -46,7 +47,9 @@ class StoreWriter:
                 self._flush()
         finally:
             for file in self._files:
-                file.close()
+                # All was flushed, or is given up.
+                with suppress(OSError):
+                    file.close()
 
     def add(self, row: Sequence[int] | Numbers) -> None:
         """Append a row.
@@ -65,6 +68,8 @@ class StoreWriter:
             if self._rows:
                 self._files[0].write(np.concatenate(self._rows).data)
                 self._files[1].write(ends.data)
+                for file in self._files:
+                    file.flush()
                 self._end = int(ends[-1])
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
