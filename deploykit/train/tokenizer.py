@@ -89,7 +89,9 @@ def _bpe(vocab_size: int, specials: list[str]) -> tuple[Tokenizer, trainers.Trai
 
 def _words(vocab_size: int, specials: list[str]) -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIALS["unk_token"]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(left=False, right=True)]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="first"),
