@@ -11,19 +11,25 @@ from numpy.typing import NDArray
 from deploykit import graph
 from deploykit.artifact import Artifact
 from deploykit.draft import draft
-from deploykit.spec import VARIANT_FILES, Precision, data_file
+from deploykit.spec import Precision, data_file
 
 Array = NDArray[Any]
 
 
 def altered(
-    artifact: Artifact, out: Path, change: Callable[[ir.Graph], None], *, precision: Precision = "fp32"
+    artifact: Artifact,
+    out: Path,
+    change: Callable[[ir.Graph], None],
+    *,
+    precision: Precision = "fp32",
+    encoder: bool = False,
 ) -> Artifact:
-    """Return a copy of `artifact` at `out` whose graph of that precision went through `change`."""
-    model = graph.load(artifact.graph(precision))
+    """Return a copy of `artifact` at `out` whose graph (or encoder) of that precision went through `change`."""
+    file = artifact.graphs(precision)[int(encoder)]
+    model = graph.load(file)
     change(model.graph)
     model.graph.sort()
-    name = VARIANT_FILES[precision]
+    name = file.relative_to(artifact.path).as_posix()
     with draft(out) as sheet:
         sheet.carry(artifact, [file for file in artifact.manifest.files if file not in (name, data_file(name))])
         graph.save(model, sheet.file(name))
@@ -80,6 +86,6 @@ def rewritten(artifact: Artifact, out: Path, old: bytes, new: bytes) -> Artifact
     assert len(old) == len(new)
     with draft(out) as sheet:
         sheet.carry(artifact)
-        graph_file = sheet.file(VARIANT_FILES["fp32"])
+        graph_file = sheet.file(artifact.graph("fp32").relative_to(artifact.path).as_posix())
         graph_file.write_bytes(artifact.graph("fp32").read_bytes().replace(old, new))
         return sheet.commit(artifact.manifest)

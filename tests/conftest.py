@@ -34,6 +34,21 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random encoder-decoder, T5: 2 encoder and 3 decoder layers, 4 heads, 128 tokens on each side."""
+    # Here, since most tests need none of what it takes.
+    from seq2seq_models import make_pair
+
+    return make_pair(tmp_path_factory.mktemp("checkpoints") / "pair", "t5", scale=0.1)
+
+
+@pytest.fixture(scope="session")
+def pair(tiny_pair: Path) -> Artifact:
+    """The tiny encoder-decoder converted. To be read only."""
+    return convert(tiny_pair, tiny_pair.with_name("pair-converted"))
+
+
+@pytest.fixture(scope="session")
 def traced(tiny_llama: Path) -> Artifact:
     """The tiny Llama traced through PyTorch, which takes seconds: its cache is concatenated. To be read only."""
     return convert(tiny_llama, tiny_llama.with_name("llama-traced"), ConvertConfig(method="traced"))
