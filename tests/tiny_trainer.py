@@ -3,17 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from deploykit.train.config import OptimConfig, TrainConfig
 from deploykit.train.objective import Objective, objective_for
 from deploykit.train.parts import IGNORED, Batch
-from deploykit.train.quiet import quiet
 from deploykit.train.trainer import Trainer
 
 WORDS = ("<bos>", "<eos>", "<pad>", "<unk>", *(f"w{number}" for number in range(28)))
@@ -76,34 +75,51 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def llama(*, seed: int = 0, width: int = 16, dropout: float = 0.1) -> LlamaForCausalLM:
+class Plain(nn.Module):
+    """A decoder of torch's own parts: a process that trains it needn't import transformers, which takes seconds."""
+
+    def __init__(self, *, width: int = 16, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.table = nn.Embedding(32, width)
+        self.layer = nn.TransformerEncoderLayer(width, 2, 32, dropout, batch_first=True)
+        self.head = nn.Linear(width, 32, bias=False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        assert not use_cache
+        del attention_mask  # rows are padded behind, and nothing looks ahead
+        ahead = nn.Transformer.generate_square_subsequent_mask(input_ids.shape[1])
+        return SimpleNamespace(logits=self.head(self.layer(self.table(input_ids), src_mask=ahead, is_causal=True)))
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "config.json").write_text("{}\n", encoding="utf-8")
+        torch.save(self.state_dict(), folder / "weights.pt")
+
+
+def plain(*, seed: int = 0, width: int = 16, dropout: float = 0.1) -> Plain:
     """Return a decoder with fresh weights."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=width,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        attention_dropout=dropout,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    return LlamaForCausalLM(config)
+    return Plain(width=width, dropout=dropout)
+
+
+def llama(*, seed: int = 0) -> nn.Module:
+    """Return a decoder of transformers with fresh weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    model: nn.Module = LlamaForCausalLM(LlamaConfig(**sizes, **heads, bos_token_id=0, eos_token_id=1, pad_token_id=2))
+    return model
 
 
 @dataclass
 class Writer:
-    """Writes a model in Hugging Face's layout, as the trainer asks for it."""
+    """Writes a model as the trainer asks for it."""
 
     model: nn.Module
 
     def __call__(self, folder: Path) -> None:
-        with quiet():
-            self.model.save_pretrained(folder)  # type: ignore[operator] # a model of transformers
+        self.model.save_pretrained(folder)  # type: ignore[operator] # as transformers' models do
 
 
 def options(**optim: object) -> TrainConfig:
@@ -118,6 +134,6 @@ def continuing(config: TrainConfig) -> Objective:
 
 def trainer(folder: Path, config: TrainConfig, model: nn.Module | None = None, **rest: object) -> Trainer:
     """Return a trainer of a tiny decoder."""
-    model = model or llama()
+    model = model or plain()
     folder.mkdir(exist_ok=True)
     return Trainer(model, continuing(config), config, folder=folder, write=Writer(model), **rest)  # type: ignore[arg-type]

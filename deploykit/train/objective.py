@@ -8,7 +8,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
-from transformers import GenerationConfig
 
 from deploykit.train.config import Task, TrainConfig
 from deploykit.train.metrics import Seen, class_metrics, pair_metrics, perplexity
@@ -43,6 +42,9 @@ class Objective(Protocol):
     def samples(self, model: nn.Module, batch: Batch, rows: int) -> list[str]:
         """Return what the model makes of the first rows of a batch, as Markdown."""
 
+    def tokens(self, ids: torch.Tensor) -> list[str]:
+        """Return the text of each token by itself."""
+
 
 def objective_for(
     task: Task,
@@ -73,14 +75,27 @@ def objective_for(
     return _Estimating(tokenizer)
 
 
-class _Predicting:
+class _Reading:
+    """Tokens as text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def tokens(self, ids: torch.Tensor) -> list[str]:
+        return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids.tolist()]
+
+    def _text(self, ids: torch.Tensor) -> str:
+        return self._tokenizer.decode([token for token in ids.tolist() if token != IGNORED], skip_special_tokens=True)
+
+
+class _Predicting(_Reading):
     """Tokens to predict, one at each position."""
 
     highest: str | None = None
     usual = 1000
 
     def __init__(self, tokenizer: Tokenizer, *, smoothing: float) -> None:
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer)
         self._smoothing = smoothing
 
     def labels(self, batch: Batch) -> int:
@@ -94,16 +109,13 @@ class _Predicting:
         logits = model(**batch.inputs, use_cache=False).logits
         counting = batch.labels != IGNORED
         return Seen(
-            loss=float(_cross_entropy(logits, batch.labels)),
+            loss=_cross_entropy(logits, batch.labels).item(),
             labels=int(counting.sum()),
             hits=int((logits.argmax(-1) == batch.labels)[counting].sum()),
         )
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:
         return {"perplexity": perplexity(seen.loss / seen.labels), "token_accuracy": seen.hits / seen.labels}
-
-    def _text(self, ids: torch.Tensor) -> str:
-        return self._tokenizer.decode([token for token in ids.tolist() if token != IGNORED], skip_special_tokens=True)
 
 
 class _Continuing(_Predicting):
@@ -152,14 +164,14 @@ class _Translating(_Predicting):
         return [(self._text(a), self._text(b), self._text(c)) for a, b, c in zip(*columns, strict=True)]
 
 
-class _Classifying:
+class _Classifying(_Reading):
     """Texts with labels."""
 
     highest: str | None = "accuracy"
     usual = 1000
 
     def __init__(self, tokenizer: Tokenizer, names: tuple[str, ...], *, smoothing: float) -> None:
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer)
         self._names = names
         self._smoothing = smoothing
 
@@ -173,14 +185,14 @@ class _Classifying:
         del generate
         logits = model(**batch.inputs).logits
         predicted = logits.argmax(-1).tolist()
-        loss = float(_cross_entropy(logits, batch.labels))
+        loss = _cross_entropy(logits, batch.labels).item()
         return Seen(loss=loss, labels=batch.rows, classes=list(zip(predicted, batch.labels.tolist(), strict=True)))
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:
         return class_metrics(seen.classes)
 
     def samples(self, model: nn.Module, batch: Batch, rows: int) -> list[str]:
-        texts = _texts(self._tokenizer, batch, rows)
+        texts = [self._text(ids) for ids in batch.inputs["input_ids"][:rows]]
         rest = zip(texts, self.look(model, batch).classes[:rows], strict=True)
         return [
             f"{_quoted(text)}\n\n**{self._name(said)}**, labelled {self._name(right)}" for text, (said, right) in rest
@@ -190,14 +202,11 @@ class _Classifying:
         return self._names[number] if number < len(self._names) else str(number)
 
 
-class _Estimating:
+class _Estimating(_Reading):
     """Texts with numbers."""
 
     highest: str | None = None
     usual = 1000
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
 
     def labels(self, batch: Batch) -> int:
         return batch.rows
@@ -207,13 +216,13 @@ class _Estimating:
 
     def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
         del generate
-        return Seen(loss=float(self.loss(model, batch)), labels=batch.rows)
+        return Seen(loss=self.loss(model, batch).item(), labels=batch.rows)
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:
         return {"mse": seen.loss / seen.labels}
 
     def samples(self, model: nn.Module, batch: Batch, rows: int) -> list[str]:
-        texts = _texts(self._tokenizer, batch, rows)
+        texts = [self._text(ids) for ids in batch.inputs["input_ids"][:rows]]
         rest = zip(texts, _numbers(model, batch)[:rows].tolist(), batch.labels[:rows].tolist(), strict=True)
         return [f"{_quoted(text)}\n\n**{said:.4g}**, labelled {right:.4g}" for text, said, right in rest]
 
@@ -221,11 +230,6 @@ class _Estimating:
 def _numbers(model: nn.Module, batch: Batch) -> torch.Tensor:
     logits: torch.Tensor = model(**batch.inputs).logits
     return logits.float().squeeze(-1)
-
-
-def _texts(tokenizer: Tokenizer, batch: Batch, rows: int) -> list[str]:
-    ids = batch.inputs["input_ids"][:rows].tolist()
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
@@ -240,6 +244,9 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: flo
 
 def _generate(model: Any, inputs: Mapping[str, torch.Tensor], most: int, ids: Mapping[str, int]) -> torch.Tensor:
     """Return tokens [B, N] that the model takes for the likeliest, without beams and without processors."""
+    # Importing transformers takes seconds, and only what generates needs it.
+    from transformers import GenerationConfig
+
     config = copy.deepcopy(getattr(model, "generation_config", None)) or GenerationConfig()
     plain = {"do_sample": False, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0, "temperature": None}
     config.update(**plain, top_k=None, top_p=None, max_length=None, max_new_tokens=most, **ids)

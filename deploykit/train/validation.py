@@ -16,9 +16,12 @@ from deploykit.train.parts import Batch, Examples
 from deploykit.train.precision import products
 from deploykit.train.record import Record
 from deploykit.train.step import on
+from deploykit.transformer.maps import attention_maps
 
 SAMPLES: Final = 4
 """Texts that are shown."""
+SHOWN: Final = 32
+"""Tokens whose attention is shown: more can't be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,20 @@ class Scores:
     loss: float
     """Mean over the labels."""
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What the tokens of one example look at."""
+
+    kind: str
+    """`encoder`, `decoder` or `cross`."""
+    weights: torch.Tensor
+    """[H, T, S]."""
+    rows: list[str]
+    """The T tokens that look."""
+    columns: list[str]
+    """The S tokens that are looked at."""
 
 
 class Validation:
@@ -72,13 +89,33 @@ class Validation:
         """Return what the model makes of the first examples, as Markdown."""
         self._model.eval()
         with products(self._config.compute, self._device):
-            return self._objective.samples(self._model, on(self.first(), self._device), SAMPLES)
+            return self._objective.samples(self._model, on(self._first(), self._device), SAMPLES)
 
     def rank(self, record: Record) -> tuple[float, float]:
         """Return what the best line of a log has the least of."""
         highest = self._objective.highest
         return (-record.metrics[highest] if highest else 0.0, record.val_loss)
 
-    def first(self) -> Batch:
-        """Return the first examples."""
+    def attention(self) -> list[Attention]:
+        """Return what each kind of attention in the last layer looks at in the first example."""
+        batch = self._first()
+        # What isn't shown needn't be computed.
+        inputs = {name: tensor[:1, :SHOWN].to(self._device) for name, tensor in batch.inputs.items()}
+        maps = attention_maps(self._model, inputs)
+        source = self._names(inputs, "input_ids", "attention_mask")
+        target = (
+            self._names(inputs, "decoder_input_ids", "decoder_attention_mask") if maps.cross is not None else source
+        )
+        kinds = (("encoder", maps.encoder, source, source), ("decoder", maps.decoder, target, target))
+        return [
+            Attention(kind=kind, weights=layers[-1, :, : len(rows), : len(columns)], rows=rows, columns=columns)
+            for kind, layers, rows, columns in (*kinds, ("cross", maps.cross, target, source))
+            if layers is not None
+        ]
+
+    def _names(self, inputs: Mapping[str, torch.Tensor], ids: str, mask: str) -> list[str]:
+        row = inputs[ids][0]
+        return self._objective.tokens(row[: int(inputs[mask].sum())] if mask in inputs else row)
+
+    def _first(self) -> Batch:
         return next(iter(self._examples.in_order(SAMPLES)))

@@ -7,6 +7,7 @@ from typing import Final, Self
 from deploykit.train.record import Record
 from deploykit.train.state import Place
 from deploykit.train.validation import Validation
+from deploykit.train.watch.attention import attention_picture
 
 _EVERY: Final = 10
 """Steps for which one point is drawn."""
@@ -36,11 +37,14 @@ class Board:
             self._scalars(figures, place.step)
 
     def validated(self, record: Record, validation: Validation) -> None:
-        """Draw the validation's figures, and show what the model makes of some texts."""
+        """Draw the validation's figures; show what the model makes of some texts, and what it attends to in one."""
         figures = {f"val/{name}": value for name, value in record.metrics.items()}
         self._scalars({"val/loss": record.val_loss, "train/mean_loss": record.train_loss, **figures}, record.step)
         for place, text in enumerate(validation.samples()):
             self._writer.add_text(f"samples/{place + 1}", text, record.step)
+        for one in validation.attention():
+            picture = attention_picture(one.weights.numpy(), one.rows, one.columns, title=f"{one.kind}, last layer")
+            self._writer.add_image(f"attention/{one.kind}", picture, record.step, dataformats="HWC")
         self._writer.flush()
 
     def _scalars(self, figures: dict[str, float], step: int) -> None:

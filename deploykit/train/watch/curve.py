@@ -45,7 +45,7 @@ def loss_curve(fit: Fit, file: Path) -> None:
 
 def smoothed(losses: Sequence[float], points: int = _POINTS) -> tuple[list[float], list[float]]:
     """Return steps (from 1) and losses of at most `points` points, each the mean of the steps that it stands for."""
-    parts = np.array_split(np.array(losses), min(points, len(losses)) or 1)
+    parts = np.array_split(np.array(losses), min(points, len(losses)))
     ends = np.cumsum([len(part) for part in parts])
     middles = [float(end - (len(part) - 1) / 2) for end, part in zip(ends, parts, strict=True)]
     return middles, [float(part.mean()) for part in parts]
