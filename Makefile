@@ -45,12 +45,14 @@ bench: .venv/dev ## measure us beside the peers (in environments of their own); 
 	@$(BIN)/python benchmarks/builder.py
 	@$(BIN)/python benchmarks/serving.py
 	@$(BIN)/python benchmarks/gateway.py
+	@$(BIN)/python benchmarks/training.py
 
 prove: .venv/dev ## the slow proofs; results in benchmarks/results
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow
 	@$(BIN)/python benchmarks/numpy2.py
 	@$(BIN)/python benchmarks/client_only.py
 	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/training_memory.py
 	@$(BIN)/python benchmarks/quality.py
 	@$(BIN)/python benchmarks/large.py
 	@$(BIN)/python benchmarks/runtimes.py
