@@ -161,9 +161,7 @@ def _csv_rows(file: Path, lines: Iterator[str], names: Sequence[str]) -> Iterato
                 yield Row(line=first, values=("",) * len(names))
             first = reader.line_num + 1
     except csv.Error as error:
-        raise TrainError(
-            f'{file} line {first}: not CSV: {error}; quote fields with " and double quotes in them'
-        ) from None
+        raise TrainError(f'{file} line {first}: not CSV: {error}; quote fields with ", or give JSON Lines') from None
 
 
 def _picker(file: Path, heading: list[str], names: Sequence[str]) -> Callable[[list[str]], tuple[str, ...]]:
@@ -196,7 +194,7 @@ def _json_rows(file: Path, lines: Iterator[str], names: Sequence[str]) -> Iterat
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainError(f"{file} line {number}: not JSON: {error}; a line holds one JSON object") from None
         if not isinstance(record, dict):
             raise TrainError(f"{file} line {number}: {line.strip()[:40]!r} is no JSON object")
