@@ -37,7 +37,7 @@ OWN: dict[str, Any] = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "deploykit_transformer": OWN,
-    **dict.fromkeys(("t5", "mt5"), T5),
+    **dict.fromkeys(("t5", "mt5", "umt5"), T5),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), BART),
 }
 

@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mbart": {"forced_bos_token_id": 7},
     "mt5": {"d_kv": 24, "feed_forward_proj": "gated-silu"},
     "pegasus": {"encoder_ffn_dim": 80},
+    "umt5": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20},
 }
 
 Opened = Callable[[str], Graphs]

@@ -38,8 +38,8 @@ class DecoderWriter:
         self.stack = StackWriter(graph, model, model.decoder, weights)
         with graph.scope("places"):
             self.places = _places(graph)
-            near = self.stack.distances(self.places.queries, self.places.keys)
-            self.bias = self.places.bias if near is None else graph.op("Add", self.places.bias, near)
+            self.near = self.stack.distances(self.places.queries, self.places.keys)
+            self.biases: dict[int, ir.Value] = {}
         with graph.scope("source"):
             self.open = graph.op("Cast", graph.inputs[ENCODER_MASK], to=ir.DataType.INT32)
             self.states = _new_states(graph)
@@ -76,11 +76,19 @@ class DecoderWriter:
     def _attend(self, number: int, prefix: str, x: ir.Value) -> ir.Value:
         graph = self.graph
         past = [graph.inputs[f"past_key_values.{number}.decoder.{part}"] for part in ("key", "value")]
-        extra = (None, self.bias, *past)
+        extra = (None, self._bias(self.stack.layer_of_bias(number)), *past)
         update, key, value = self.stack.attend_to_self(x, self.stack.stack.names.attention, prefix, *extra, outputs=3)
         graph.outputs[f"present.{number}.decoder.key"] = key
         graph.outputs[f"present.{number}.decoder.value"] = value
         return update
+
+    def _bias(self, layer: int) -> ir.Value:
+        """Return what is added to a layer's scores, [B, 1 or H, S, T]."""
+        if self.near is None:
+            return self.places.bias
+        if layer not in self.biases:
+            self.biases[layer] = self.graph.op("Add", self.places.bias, self.near(layer))
+        return self.biases[layer]
 
     def _look_at_source(self, number: int, prefix: str, x: ir.Value) -> ir.Value:
         stack, names, size = self.stack, self.stack.stack.names.cross, self.stack.stack.projected

@@ -60,10 +60,12 @@ class Computed:
 
 @dataclass(frozen=True, kw_only=True)
 class Relative:
-    """A bias of scores by the distance of query and key, the same in all layers, found by T5's buckets."""
+    """A bias of scores by the distance of query and key, found by T5's buckets."""
 
     name: str
-    """Of the table [buckets, H]."""
+    """Of the table [buckets, H], without the layer's own beginning."""
+    by_layer: bool = False
+    """Whether each layer has a table of its own, or the first layer's is that of all."""
     buckets: int
     farthest: int
     """Distance from which all share a bucket."""

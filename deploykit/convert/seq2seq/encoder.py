@@ -16,9 +16,11 @@ class EncoderWriter:
     def __init__(self, graph: Graph, model: EncoderDecoder, weights: Weights) -> None:
         self.graph, self.stack = graph, StackWriter(graph, model, model.encoder, weights)
         self.mask = graph.inputs[ATTENTION_MASK]
-        self.bias = self._bias()
+        places = self._places()
+        self.near = self.stack.distances(places, places)
+        self.biases: dict[int, ir.Value] = {}
         # One of the two is enough: the bias of relative positions holds the mask as well.
-        self.open = None if self.bias else graph.op("Cast", self.mask, to=ir.DataType.INT32)
+        self.open = None if self.near else graph.op("Cast", self.mask, to=ir.DataType.INT32)
 
     def write(self) -> None:
         """Write the whole encoder into the graph."""
@@ -26,29 +28,35 @@ class EncoderWriter:
         state: Stream = (stack.embed(stack.table(names.embedding), lambda: counted(self.graph, self.mask)), None)
         for number in range(stack.stack.layers):
             with self.graph.scope(f"layers.{number}"):
-                state = self._layer(f"{names.layer}.{number}", state)
+                state = self._layer(number, f"{names.layer}.{number}", state)
         self.graph.outputs[LAST_HIDDEN_STATE] = stack.finish(state)
 
-    def _layer(self, prefix: str, state: Stream) -> Stream:
+    def _layer(self, number: int, prefix: str, state: Stream) -> Stream:
         stack, names = self.stack, self.stack.stack.names
         with self.graph.scope("attention"):
+            bias = self._bias(stack.layer_of_bias(number))
             state = stack.block(
                 state,
                 f"{prefix}.{names.attention.norm}",
-                lambda x: stack.attend_to_self(x, names.attention, prefix, self.open, self.bias)[0],
+                lambda x: stack.attend_to_self(x, names.attention, prefix, self.open, bias)[0],
             )
         with self.graph.scope("mlp"):
             return stack.block(state, f"{prefix}.{names.mlp_norm}", lambda x: stack.mlp(x, prefix))
 
-    def _bias(self) -> ir.Value | None:
-        """Return what is added to the scores, [B, H, S, S], where positions are relative."""
-        graph, zero, one = self.graph, self.graph.constant(0), self.graph.constant(1)
-        places = graph.op("Range", zero, graph.op("Squeeze", graph.op("Shape", self.mask, start=1, end=2)), one)
-        near = self.stack.distances(places, places)
-        if near is None:
+    def _places(self) -> ir.Value:
+        """Return the places of the source's tokens, int64 [S]."""
+        length = self.graph.op("Squeeze", self.graph.op("Shape", self.mask, start=1, end=2))
+        return self.graph.op("Range", self.graph.constant(0), length, self.graph.constant(1))
+
+    def _bias(self, layer: int) -> ir.Value | None:
+        """Return what is added to a layer's scores, [B, H, S, S], where positions are relative."""
+        if self.near is None:
             return None
-        seen = graph.op("Unsqueeze", graph.op("Cast", self.mask, to=ir.DataType.BOOL), graph.constant([1, 2]))
-        return graph.op("Where", seen, near, graph.constant(blocks.MASKED))
+        if layer not in self.biases:
+            graph = self.graph
+            seen = graph.op("Unsqueeze", graph.op("Cast", self.mask, to=ir.DataType.BOOL), graph.constant([1, 2]))
+            self.biases[layer] = graph.op("Where", seen, self.near(layer), graph.constant(blocks.MASKED))
+        return self.biases[layer]
 
 
 def counted(graph: Graph, mask: ir.Value) -> ir.Value:

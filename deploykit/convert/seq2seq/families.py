@@ -29,6 +29,7 @@ FAMILIES: Final[dict[str, Callable[[Fields], EncoderDecoder]]] = {
     "mt5": t5.mt5,
     "pegasus": bart.pegasus,
     "t5": t5.t5,
+    "umt5": t5.umt5,
 }
 """Model type → the function that describes its two stacks."""
 _HOME: Final = ("transformers.", "deploykit.transformer.")

@@ -51,28 +51,43 @@ class StackWriter:
             table = graph.generated("positions", (kind.rows, width), lambda: iter([kind.table(kind.rows, width)]))
         return graph.op("Gather", table, ids())
 
-    def distances(self, queries: ir.Value, keys: ir.Value) -> ir.Value | None:
-        """Return the bias of scores by distance, [1, H, S, T], or None where positions aren't relative.
+    def distances(self, queries: ir.Value, keys: ir.Value) -> Callable[[int], ir.Value] | None:
+        """Return what gives a layer's bias of scores by distance, [1, H, S, T]; None where positions aren't relative.
 
         Args:
             queries: places of the queries, int64 [S].
             keys: places of the keys, int64 [T].
         """
-        graph, kind, heads = self.graph, self.stack.positions, self.stack.heads
+        graph, kind = self.graph, self.stack.positions
         if not isinstance(kind, Relative):
             return None
-        stored, rows = self.weights.find(f"{kind.name}.weight", (kind.buckets, heads)), buckets(kind)
+        apart = graph.op("Sub", keys, graph.op("Unsqueeze", queries, graph.constant([1])))
+        least, most = graph.constant(-kind.farthest), graph.constant(kind.farthest if kind.both_ways else 0)
+        column = graph.op("Sub", graph.op("Clip", apart, least, most), least)
 
-        def by_distance() -> Iterator[FloatArray]:
+        def near(layer: int) -> ir.Value:
+            return graph.op(
+                "Unsqueeze", graph.op("Gather", self._by_distance(kind, layer), column, axis=1), graph.constant([0])
+            )
+
+        return near
+
+    def _by_distance(self, kind: Relative, layer: int) -> ir.Value:
+        """Return a layer's table of biases, spread from buckets to distances, [H, distances]."""
+        heads, rows = self.stack.heads, buckets(kind)
+        name = f"{self.stack.names.layer}.{layer}.{kind.name}"
+        stored = self.weights.find(f"{name}.weight", (kind.buckets, heads))
+
+        def spread() -> Iterator[FloatArray]:
             table = np.empty(stored.shape, np.float32)
             stored.read_into(table)
             yield table[rows].T
 
-        table = graph.generated(f"{kind.name}.by_distance", (heads, rows.size), by_distance)
-        apart = graph.op("Sub", keys, graph.op("Unsqueeze", queries, graph.constant([1])))
-        least, most = graph.constant(-kind.farthest), graph.constant(kind.farthest if kind.both_ways else 0)
-        column = graph.op("Sub", graph.op("Clip", apart, least, most), least)
-        return graph.op("Unsqueeze", graph.op("Gather", table, column, axis=1), graph.constant([0]))
+        return self.graph.generated(f"{name}.by_distance", (heads, rows.size), spread)
+
+    def layer_of_bias(self, number: int) -> int:
+        """Return the layer whose bias of scores a layer has."""
+        return number if isinstance(self.stack.positions, Relative) and self.stack.positions.by_layer else 0
 
     def block(self, state: Stream, norm: str, run: Block) -> Stream:
         """Return the stream after a block, whose norm comes before it or after the sum."""

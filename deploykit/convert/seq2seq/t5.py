@@ -18,10 +18,15 @@ def mt5(config: Fields) -> EncoderDecoder:
     return _whole(config, scaled=False)
 
 
-def _whole(config: Fields, *, scaled: bool) -> EncoderDecoder:
+def umt5(config: Fields) -> EncoderDecoder:
+    """Return a UMT5: a T5 whose layers each have relative positions of their own."""
+    return _whole(config, scaled=config.tie_word_embeddings, by_layer=True)
+
+
+def _whole(config: Fields, *, scaled: bool, by_layer: bool = False) -> EncoderDecoder:
     return EncoderDecoder(
-        encoder=_stack(config, "encoder", config.num_layers),
-        decoder=_stack(config, "decoder", config.num_decoder_layers),
+        encoder=_stack(config, "encoder", config.num_layers, by_layer=by_layer),
+        decoder=_stack(config, "decoder", config.num_decoder_layers, by_layer=by_layer),
         width=config.d_model,
         norm=Norm(epsilon=config.layer_norm_epsilon),
         norm_first=True,
@@ -34,7 +39,7 @@ def _whole(config: Fields, *, scaled: bool) -> EncoderDecoder:
     )
 
 
-def _stack(config: Fields, name: str, layers: int) -> Stack:
+def _stack(config: Fields, name: str, layers: int, *, by_layer: bool) -> Stack:
     # Its parts are read; together they say what this field says.
     _ = config.feed_forward_proj
     return Stack(
@@ -46,7 +51,8 @@ def _stack(config: Fields, name: str, layers: int) -> Stack:
         scale=1.0,
         inner=config.d_ff,
         positions=Relative(
-            name=f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias",
+            name="layer.0.SelfAttention.relative_attention_bias",
+            by_layer=by_layer,
             buckets=config.relative_attention_num_buckets,
             farthest=config.relative_attention_max_distance,
             both_ways=name == "encoder",
