@@ -80,7 +80,8 @@ class Base:
                     dtype=torch.float32,
                     use_safetensors=True,
                     local_files_only=True,
-                    ignore_mismatched_sizes=bool(head),
+                    # Told below, by name; transformers itself would only say that there are some.
+                    ignore_mismatched_sizes=True,
                     output_loading_info=True,
                     **head,
                 )
