@@ -19,6 +19,7 @@ from small_models import small
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+import deploykit.convert.seq2seq.families as seq2seq
 from deploykit.artifact import Artifact
 from deploykit.config import ConvertConfig, EngineConfig
 from deploykit.convert import convert, torch_reference
@@ -80,8 +81,8 @@ TRACED: dict[str, tuple[str, dict[str, Any]]] = {
 
 REFUSED = (
     *("bailing_hybrid", "bamba", "deepseek_v32", "deepseek_v4", "falcon_mamba", "glm_moe_dsa", "jamba"),
-    *("kimi_linear", "mamba", "minimax", "mllama", "nemotron_h", "olmo_hybrid", "openai-gpt", "qwen3_5"),
-    *("qwen3_next", "recurrent_gemma", "rwkv", "t5", "xlnet"),
+    *("kimi_linear", "led", "mamba", "minimax", "mllama", "nemotron_h", "olmo_hybrid", "openai-gpt", "qwen3_5"),
+    *("qwen3_next", "recurrent_gemma", "rwkv", "xlnet"),
 )
 """Model types of each kind that can't be converted."""
 
@@ -163,6 +164,10 @@ prompts at once: its greedy tokens equal those of transformers' `generate`.
 that are in neither table are traced like those in the first: they work, or one line says what is missing. Of a model
 for more than text (`gemma3`, `llama4`) the language part is converted, and compared with the whole model on text.
 
+Encoder-decoders become two graphs, as [3](architecture/03-the-graph.md) says, and are never traced:
+`bart`, `deploykit_transformer`, `m2m_100`, `marian`, `mbart`, `mt5`, `pegasus`, `t5`, `umt5`.
+`tests/convert/test_seq2seq.py` compares each with PyTorch in every way its graphs are called.
+
 | model type | class | graph | cache | logits | ways | note |
 |---|---|---|---|---|---|---|
 """
@@ -181,12 +186,16 @@ def committed() -> dict[str, str]:
     return dict(zip(found, lines, strict=True))
 
 
+def test_names_every_encoder_decoder() -> None:
+    assert ", ".join(f"`{model_type}`" for model_type in seq2seq.FAMILIES) in DOCS.read_text()
+
+
 @pytest.mark.parametrize("model_type", EVERY_TIME)
 def test_works_as_the_table_says(tmp_path: Path, model_type: str) -> None:
     assert line(model_type, tmp_path) == committed()[model_type]
 
 
-@pytest.mark.parametrize("model_type", ["mamba", "mllama"])
+@pytest.mark.parametrize("model_type", ["led", "mamba", "mllama"])
 def test_is_refused_as_the_table_says(tmp_path: Path, model_type: str) -> None:
     assert refusal(model_type, tmp_path) == committed()[model_type]
 
