@@ -93,10 +93,11 @@ class Cache:
                 f"cache_memory holds {tokens} tokens of {each:,} bytes, and a row of this model needs {least}: "
                 f"give it at least {least * each:,} bytes" + (" or lower max_context" if config.max_context else "")
             )
-        # Where not both fit, a source gets half, or what an answer leaves it.
+        # The engine is told one `max_context` for both sides: where they don't fit, each gets half, or an answer what a
+        # shorter source leaves it.
         half = tokens // 2 // ROW_STEP * ROW_STEP
-        source = min(source, max(half, tokens - _stepped(context)))
-        return cls(context=min(context, tokens - _stepped(source)), source=source, full=full, limit=limit)
+        context = min(context, max(half, tokens - _stepped(source)))
+        return cls(context=context, source=min(source, context), full=full, limit=limit)
 
 
 def _least(spec: DecoderSpec, config: EngineConfig, context: int, source: int) -> int:

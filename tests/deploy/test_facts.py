@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from deploykit.errors import ArtifactError, ConfigError
 from deploykit.memory import LIBRARIES
 from deploykit.package import package
 from deploykit.repository import open_repository
-from deploykit.spec import DecoderSpec, LayerCache
+from deploykit.spec import DecoderSpec, EncoderSpec, LayerCache
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODEL = REPOSITORY / "tiny-python"
@@ -159,6 +160,40 @@ def test_the_cache_is_what_the_engine_will_make_of_it(rows: int, context: int | 
     if memory:
         assert (budget.tokens, budget.context) == (Budget.of(SPEC, wanted).tokens, Budget.of(SPEC, wanted).context)
     assert ROW_STEP == CACHE_STEP
+
+
+@pytest.mark.parametrize("context", [None, 40, 512])
+@pytest.mark.parametrize("memory", [None, 2**16 + 7, 2**18, 2**40])
+@pytest.mark.parametrize("longest", [24, 512, 4000])
+def test_a_pairs_cache_is_what_the_engine_will_make_of_it(
+    context: int | None, memory: int | None, longest: int
+) -> None:
+    """Told one context for both sides, the engine starts, and has room for the source and the answer of the facts."""
+    encoder = EncoderSpec(width=8, max_source=longest, decoder_prompt=(0,))
+    spec = replace(SPEC, cache="concatenated", max_context=512, logits_to_keep=False, encoder=encoder)
+    wanted = EngineConfig(max_rows=3, max_context=context, cache_memory=memory)
+    try:
+        cache = Cache.of(spec, wanted)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            Budget.of(spec, wanted)
+        return
+    budget = Budget.of(spec, EngineConfig(max_rows=3, max_context=cache.context, cache_memory=cache.limit))
+    assert (budget.context, budget.source) == (cache.context, cache.source)
+    assert budget.bytes <= cache.limit <= cache.full
+
+
+def test_an_encoder_decoders_facts(pair: Artifact, tmp_path: Path) -> None:
+    artifact = package(pair, tmp_path / "out", PackageConfig(name="translate"))
+    facts = read_facts(artifact.path, DeployConfig(engine=EngineConfig(max_rows=2)))
+    assert (facts.context, facts.source, facts.load_measured) == (128, 128, True)
+    each = pair.manifest.decoder.cache_bytes_per_token()
+    assert facts.memory["cache_full"] == 2 * (128 + 128) * each
+    # An answer's keys and values are put together anew in each step, a source's only when a row joins.
+    assert facts.memory["cache"] == 2 * (3 * 128 + 2 * 128) * each
+    assert ModelFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+    half = read_facts(artifact.path, DeployConfig(engine=EngineConfig(max_rows=2, max_context=64)))
+    assert (half.context, half.source) == (64, 64)
 
 
 def test_less_cache_is_less_memory() -> None:

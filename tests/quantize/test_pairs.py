@@ -16,7 +16,6 @@ from deploykit.quantize import quantize
 from deploykit.quantize.products import find_products
 from deploykit.validate.decoder import Decoder
 
-
 Small = Literal["int8", "int4", "dynamic-int8"]
 
 
