@@ -67,7 +67,7 @@ def show(title: str, scores: dict[str, Score]) -> None:
     for name in ("texts", "exact", "chrF"):
         table.add_column(name, justify="right")
     for name, one in scores.items():
-        table.add_row(name, str(one.count), f"{one.exact:.1%}", f"{one.chrf:.1f}")
+        table.add_row(name, str(one.count), f"{one.exact:.2%}", f"{one.chrf:.1f}")
     console.print(table)
 
 
