@@ -16,6 +16,7 @@ from deploykit.train.corpus.cleaning import Cleaning
 from deploykit.train.corpus.making import Maker
 from deploykit.train.corpus.opening import Opening
 from deploykit.train.corpus.reading import find
+from deploykit.train.corpus.store import room
 from deploykit.train.parts import Examples
 from deploykit.train.tokenizer import BACK, Specials
 
@@ -77,7 +78,8 @@ def prepare(
     record = _recorded(cache, mark, tokenizer)
     if not record:
         maker = Maker(train=train, val=val, config=config, task=task, specials=specials, cache=cache, progress=progress)
-        record = _made(maker, mark, tokenizer, labels)
+        with room(cache):
+            record = _made(maker, mark, tokenizer, labels)
     tokenizer = tokenizer or Tokenizer.from_file(str(cache / _TOKENIZER))
     opening = Opening(config=config, task=task, tokenizer=tokenizer, specials=specials, cache=cache)
     first, second = opening.running(train, val) if task == "text-generation" else opening.sequences()

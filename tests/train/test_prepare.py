@@ -12,7 +12,7 @@ from data_folders import label_lines, pair_lines, prepared, sentence, write
 from tiny_training import VERSE
 from tokenizers import Tokenizer, processors
 
-from deploykit.errors import ConfigError, TrainError
+from deploykit.errors import ConfigError, OutputError, TrainError
 from deploykit.train.config import Task
 from deploykit.train.parts import IGNORED, Batch
 from deploykit.train.prepare import Prepared
@@ -241,6 +241,20 @@ def test_augmentation_that_can_not_be_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         prepared(write(tmp_path / "data", PAIR_FILES), task, options, specials=specials)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.new", "train.source.bin", "val.npy", "prepared.new"])
+def test_a_full_disk_leaves_nothing_that_would_be_used_again(tmp_path: Path, name: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    folder, tokens = write(tmp_path / "data", LABEL_FILES), tmp_path / "tokens"
+    tokens.mkdir()
+    # A device that refuses each byte as a full disk does.
+    (tokens / name).symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="tokens: no space left"):
+        prepared(folder, LABELS)
+    (tokens / name).unlink()
+    assert len(prepared(folder, LABELS).train) == 60
 
 
 def test_labels_are_classes(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ A store is two files: the numbers one after the other, and where each row ends.
 
 import errno
 import mmap
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,6 +25,21 @@ _FLUSH: Final = 1 << 20  # numbers kept until they are written
 def token_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
     """Return the smallest type that holds every id of a vocabulary."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Return a context in which a full disk is an error of the user's.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputError(f"{folder}: no space left for the tokens of the text; free some") from error
 
 
 class StoreWriter:
@@ -64,17 +79,13 @@ class StoreWriter:
 
     def _flush(self) -> None:
         ends = self._end + np.cumsum([len(row) for row in self._rows], dtype=np.int64)
-        try:
-            if self._rows:
+        if self._rows:
+            with room(self._path.parent):
                 self._files[0].write(np.concatenate(self._rows).data)
                 self._files[1].write(ends.data)
                 for file in self._files:
                     file.flush()
-                self._end = int(ends[-1])
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OutputError(f"{self._path.parent}: no space left for the tokens of the text; free some") from error
+            self._end = int(ends[-1])
         self._rows, self._held = [], 0
 
 
