@@ -33,8 +33,11 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the loss that is trained on, summed over the labels that count."""
 
-    def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
-        """Return what validation sees in a batch; the first `generate` rows are generated where the task does that."""
+    def look(self, model: nn.Module, batch: Batch) -> Seen:
+        """Return what validation sees in a batch."""
+
+    def answer(self, model: nn.Module, batch: Batch) -> Seen:
+        """Return what the model generates for a batch, where the task is to."""
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:
         """Return the figures besides the loss."""
@@ -81,6 +84,10 @@ class _Reading:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
+    def answer(self, model: nn.Module, batch: Batch) -> Seen:
+        del model, batch
+        return Seen()
+
     def tokens(self, ids: torch.Tensor) -> list[str]:
         return [self._tokenizer.decode([token], skip_special_tokens=False) for token in ids.tolist()]
 
@@ -104,8 +111,7 @@ class _Predicting(_Reading):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return _cross_entropy(model(**batch.inputs, use_cache=False).logits, batch.labels, smoothing=self._smoothing)
 
-    def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
-        del generate
+    def look(self, model: nn.Module, batch: Batch) -> Seen:
         logits = model(**batch.inputs, use_cache=False).logits
         counting = batch.labels != IGNORED
         return Seen(
@@ -137,10 +143,8 @@ class _Translating(_Predicting):
         super().__init__(tokenizer, smoothing=smoothing)
         self._ids = {"decoder_start_token_id": start, "eos_token_id": eos}
 
-    def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
-        seen = super().look(model, batch)
-        seen.pairs = [(answer, reference) for _, answer, reference in self._answers(model, batch, generate)]
-        return seen
+    def answer(self, model: nn.Module, batch: Batch) -> Seen:
+        return Seen(pairs=[(answer, right) for _, answer, right in self._answers(model, batch, batch.rows)])
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:
         return {**super().metrics(seen), **(pair_metrics(seen.pairs) if seen.pairs else {})}
@@ -181,8 +185,7 @@ class _Classifying(_Reading):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return _cross_entropy(model(**batch.inputs).logits, batch.labels, smoothing=self._smoothing)
 
-    def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
-        del generate
+    def look(self, model: nn.Module, batch: Batch) -> Seen:
         logits = model(**batch.inputs).logits
         predicted = logits.argmax(-1).tolist()
         loss = _cross_entropy(logits, batch.labels).item()
@@ -214,8 +217,7 @@ class _Estimating(_Reading):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return functional.mse_loss(_numbers(model, batch), batch.labels.float(), reduction="sum")
 
-    def look(self, model: nn.Module, batch: Batch, *, generate: int = 0) -> Seen:
-        del generate
+    def look(self, model: nn.Module, batch: Batch) -> Seen:
         return Seen(loss=self.loss(model, batch).item(), labels=batch.rows)
 
     def metrics(self, seen: Seen) -> Mapping[str, float]:

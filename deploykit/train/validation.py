@@ -1,6 +1,6 @@
 """How well a model does on examples it isn't trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,22 +67,22 @@ class Validation:
             TrainError: no label of the examples counts.
         """
         self._model.eval()
-        place, generated = distributed.world(), 0
-        parts = [Seen()]
-        for batch in self._examples.in_order(self._config.eval_examples or self._objective.usual):
-            mine, weight = distributed.share(batch, place)
-            # Of the rows that are to be generated, this process has every `size`-th as well.
-            wanted = range(min(max(self._config.eval_generate - generated, 0), batch.rows))[place.rank :: place.size]
-            generated += batch.rows
-            if weight:
-                with products(self._config.compute, self._device):
-                    parts.append(self._objective.look(self._model, on(mine, self._device), generate=len(wanted)))
+        parts = self._seen(self._objective.look, self._config.eval_examples or self._objective.usual)
+        if self._config.eval_generate:
+            # By themselves: batches are of like lengths, so some of those above would be no fair sample.
+            parts += self._seen(self._objective.answer, self._config.eval_generate)
         seen = total(distributed.gathered(parts))
         if not seen.labels:
             raise TrainError(
                 "the validation data holds nothing to measure on; give more of it, or pass --val-split 0.05"
             )
         return Scores(loss=seen.loss / seen.labels, metrics=self._objective.metrics(seen))
+
+    def _seen(self, look: Callable[[nn.Module, Batch], Seen], examples: int) -> list[Seen]:
+        """Return what this process sees in its share of the first examples."""
+        shares = (distributed.share(batch, distributed.world()) for batch in self._examples.in_order(examples))
+        with products(self._config.compute, self._device):
+            return [look(self._model, on(mine, self._device)) for mine, weight in shares if weight]
 
     @torch.no_grad()
     def samples(self) -> list[str]:
