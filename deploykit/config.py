@@ -161,7 +161,8 @@ class ValidateConfig:
     """Largest relative growth of perplexity by quantization on text (trained models)."""
     text: Path | Mapping[str, Path] | None = None
     """Text to measure quality on: a file, or several by label (such as their languages), which the report then tells
-    apart; prose and code of Python's own where None."""
+    apart; prose and code of Python's own where None. An encoder-decoder's has a source, a tab and its answer in each
+    line, or sources alone, which fp32 answers; prose as the source where None."""
     tokens: int = 1536
     """Tokens to use, as many of each text."""
     report: Path | None = None

@@ -305,7 +305,7 @@ judging = together(
         callback=_texts,
         metavar="[LABEL=]FILE",
         help="Text to measure quality on; may be repeated, as for languages, which are then told apart. "
-        "Prose and code of Python's own by default.",
+        "Prose and code of Python's own by default. An encoder-decoder's: SOURCE<TAB>ANSWER lines, or sources alone.",
     ),
     click.option(
         "--report",
