@@ -32,7 +32,7 @@ VAL, TEST = 1000, 2000
 
 def side(day: dt.date) -> str:
     """Return the file that a day is for: one in twenty is for `val`, one in ten for `test`."""
-    number = hashlib.sha256(day.isoformat().encode()).digest()[-1] % 20
+    number = hashlib.sha256(f"a day of {day.isoformat()}".encode()).digest()[0] % 20
     return {0: "val", 1: "test", 2: "test"}.get(number, "train")
 
 
