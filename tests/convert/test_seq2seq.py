@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from seq2seq_models import make_pair
-from seq2seq_ways import EVERYWHERE, Graphs, greedy, numbers
+from seq2seq_ways import EVERYWHERE, Graphs, at_once, greedy, numbers
 from transformers import AutoModelForSeq2SeqLM
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -71,6 +72,17 @@ def test_greedy_answers_are_those_of_generate(tmp_path: Path, case: str) -> None
             0
         ].tolist()
         assert found[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize(("case", "table"), [("mbart", "model.decoder.embed_tokens"), ("t5", "decoder.embed_tokens")])
+def test_a_head_is_tied_to_what_both_stacks_share(tmp_path: Path, case: str, table: str) -> None:
+    """A checkpoint may keep another table for its decoder beside the shared one; the head isn't that one's."""
+    checkpoint = make_pair(tmp_path / "checkpoint", case)
+    weights = load_file(checkpoint / "model.safetensors")
+    (shared,) = [name for name in weights if name.endswith("shared.weight")]
+    weights[f"{table}.weight"] = torch.randn(weights[shared].shape)
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    at_once(Graphs(checkpoint, convert(checkpoint, tmp_path / "out")))
 
 
 @pytest.mark.parametrize("both_ways", [False, True])

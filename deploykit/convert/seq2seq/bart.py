@@ -92,6 +92,8 @@ def _whole(
         )
 
     encoder, decoder = stack("encoder", "decoder"), stack("decoder", "encoder")
+    # Tied to the table that both stacks share, if they do, even where the decoder has another beside it.
+    own, *shared = decoder.names.embedding
     return EncoderDecoder(
         encoder=encoder,
         decoder=decoder,
@@ -99,7 +101,7 @@ def _whole(
         norm=Norm(kind="layer", epsilon=_EPSILON, bias=True),
         norm_first=norm_first,
         activation=config.activation_function,
-        head=("lm_head", *(decoder.names.embedding if config.tie_word_embeddings else ())),
+        head=("lm_head", *((*shared, own) if config.tie_word_embeddings else ())),
         embedding_scale=config.d_model**0.5 if config.scale_embedding else 1.0,
         logit_bias="final_logits_bias",
         longest=config.max_position_embeddings,

@@ -31,8 +31,8 @@ def _whole(config: Fields, *, scaled: bool, by_layer: bool = False) -> EncoderDe
         norm=Norm(epsilon=config.layer_norm_epsilon),
         norm_first=True,
         activation=config.dense_act_fn,
-        # Where a checkpoint has both, transformers ties them only if they are equal.
-        head=("lm_head", *_embedding("decoder", "encoder")),
+        # Where a checkpoint has both, transformers ties them only if they are equal; never to a stack's own table.
+        head=("lm_head", "shared", *_embedding("decoder", "encoder")),
         biased=False,
         gated=config.is_gated_act,
         logit_scale=config.d_model**-0.5 if scaled else 1.0,
