@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from deploykit.config import ConvertConfig
 from deploykit.convert import convert, torch_reference
 from deploykit.convert.seq2seq.description import Relative
-from deploykit.convert.seq2seq.positions import buckets
+from deploykit.convert.seq2seq.positions import buckets, halves, interleaved, pieces, stretched
 from deploykit.errors import CheckpointError, ConfigError, DeploykitError, UnsupportedModelError
 from deploykit.spec import TASK_TEXT2TEXT, EncoderSpec
 
@@ -119,6 +119,25 @@ def test_relative_positions_go_as_far_as_is_asked(tmp_path: Path, wanted: int | 
     spec = artifact.contract()
     assert spec.encoder
     assert (spec.max_context, spec.encoder.max_source) == (length, length)
+
+
+@pytest.mark.parametrize("family", ["deploykit_transformer", "m2m_100", "marian"])
+def test_computed_positions_go_no_further_than_is_asked(tmp_path: Path, family: str) -> None:
+    """Those of a config.json that lies would fill any memory."""
+    checkpoint = make_pair(tmp_path / "checkpoint", family)
+    edit(checkpoint / "config.json", max_position_embeddings=10**20)
+    artifact = convert(checkpoint, tmp_path / "out", ConvertConfig(max_context=100))
+    for file in artifact.graphs():
+        assert ir.load(file).graph.initializers["positions"].shape == (100, 64)
+
+
+def test_positions_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {table: table(np.arange(100), 10) for table in (interleaved, halves, partial(stretched, first=3))}
+    monkeypatch.setattr("deploykit.convert.seq2seq.positions._PIECE", 70)
+    for table, wanted in whole.items():
+        found = list(pieces(table, 100, 10))
+        assert len(found) == 15
+        np.testing.assert_array_equal(np.concatenate(found), wanted)
 
 
 def test_generation_config_is_made_where_there_is_none(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ class Places:
 class DecoderWriter:
     """A decoder being written."""
 
-    def __init__(self, graph: DecoderGraph, model: EncoderDecoder, weights: Weights) -> None:
+    def __init__(self, graph: DecoderGraph, model: EncoderDecoder, weights: Weights, *, longest: int) -> None:
         self.graph, self.model, self.weights = graph, model, weights
-        self.stack = StackWriter(graph, model, model.decoder, weights)
+        self.stack = StackWriter(graph, model, model.decoder, weights, longest=longest)
         with graph.scope("places"):
             self.places = _places(graph)
             self.near = self.stack.distances(self.places.queries, self.places.keys)

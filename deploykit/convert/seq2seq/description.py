@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deploykit.convert.blocks import ACTIVATIONS
 from deploykit.convert.description import Norm, Unfit
 from deploykit.convert.weights import FloatArray
@@ -54,8 +57,8 @@ class Computed:
     name: str | None = None
     """Of the same table among the weights, where a checkpoint has it."""
     rows: int
-    table: Callable[[int, int], FloatArray]
-    """From rows and width to the table."""
+    table: Callable[[NDArray[np.int64], int], FloatArray]
+    """From places and width to the table's rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

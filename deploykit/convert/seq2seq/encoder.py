@@ -13,8 +13,8 @@ from deploykit.spec import ATTENTION_MASK, LAST_HIDDEN_STATE
 class EncoderWriter:
     """An encoder being written."""
 
-    def __init__(self, graph: Graph, model: EncoderDecoder, weights: Weights) -> None:
-        self.graph, self.stack = graph, StackWriter(graph, model, model.encoder, weights)
+    def __init__(self, graph: Graph, model: EncoderDecoder, weights: Weights, *, longest: int) -> None:
+        self.graph, self.stack = graph, StackWriter(graph, model, model.encoder, weights, longest=longest)
         self.mask = graph.inputs[ATTENTION_MASK]
         places = self._places()
         self.near = self.stack.distances(places, places)

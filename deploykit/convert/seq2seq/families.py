@@ -102,9 +102,9 @@ def build(source: Checkpoint, model: EncoderDecoder, spec: DecoderSpec, *, opset
     """
     assert spec.encoder is not None
     decoder = DecoderGraph(spec, opset=opset)
-    DecoderWriter(decoder, model, source.weights).write()
+    DecoderWriter(decoder, model, source.weights, longest=spec.max_context).write()
     encoder = Graph(spec.encoder.inputs(), spec.encoder.outputs(), opset=opset, name="encoder")
-    EncoderWriter(encoder, model, source.weights).write()
+    EncoderWriter(encoder, model, source.weights, longest=spec.encoder.max_source).write()
     return decoder.model(), encoder.model()
 
 

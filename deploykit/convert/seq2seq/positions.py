@@ -1,5 +1,7 @@
 """Positions that no checkpoint holds: sinusoids, in the orders that families lay them out, and T5's buckets."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,40 +12,53 @@ _BASE = 10_000.0
 """Of the wavelengths: Vaswani et al. 2017, section 3.5."""
 
 
-def interleaved(rows: int, width: int) -> FloatArray:
-    """Return sinusoids [rows, width], sines on even and cosines on odd places: the paper's own order."""
-    angles = _angles(rows, np.arange(0, width, 2) / width)
-    table = np.empty((rows, width), np.float32)
+_PIECE = 1 << 22
+"""Elements of a table made at a time: 16 MB of fp32."""
+
+IntArray = NDArray[np.int64]
+
+
+def pieces(table: Callable[[IntArray, int], FloatArray], rows: int, width: int) -> Iterator[FloatArray]:
+    """Yield the first rows of a table, [rows, width] in all, a few megabytes at a time."""
+    step = max(1, _PIECE // width)
+    for start in range(0, rows, step):
+        yield table(np.arange(start, min(start + step, rows)), width)
+
+
+def interleaved(places: IntArray, width: int) -> FloatArray:
+    """Return sinusoids [places, width], sines on even and cosines on odd columns: the paper's own order."""
+    angles = _angles(places, np.arange(0, width, 2) / width)
+    table = np.empty((len(places), width), np.float32)
     table[:, 0::2] = np.sin(angles)
     table[:, 1::2] = np.cos(angles)[:, : width // 2]
     return table
 
 
-def halves(rows: int, width: int) -> FloatArray:
-    """Return sinusoids [rows, width], all sines before all cosines: Marian's and Pegasus' order."""
-    angles, sines = _angles(rows, np.arange(0, width, 2) / width), (width + 1) // 2
-    table = np.empty((rows, width), np.float32)
+def halves(places: IntArray, width: int) -> FloatArray:
+    """Return sinusoids [places, width], all sines before all cosines: Marian's and Pegasus' order."""
+    angles, sines = _angles(places, np.arange(0, width, 2) / width), (width + 1) // 2
+    table = np.empty((len(places), width), np.float32)
     table[:, :sines], table[:, sines:] = np.sin(angles), np.cos(angles)[:, : width // 2]
     return table
 
 
-def stretched(rows: int, width: int, *, first: int) -> FloatArray:
-    """Return sinusoids [rows, width] of positions from `first` on, all sines first: fairseq's and M2M100's.
+def stretched(places: IntArray, width: int, *, first: int) -> FloatArray:
+    """Return sinusoids [places, width] counted from `first` on, all sines before all cosines: fairseq's and M2M100's.
 
-    The wavelengths reach their end one step sooner than the paper's, and an odd last place stays 0.
+    The wavelengths reach their end one step sooner than the paper's, and an odd last column stays 0.
     """
     half = width // 2
-    angles = _angles(first + rows, np.arange(half) / max(1, half - 1))[first:]
-    table = np.zeros((rows, width), np.float32)
+    angles = _angles(first + places, np.arange(half) / max(1, half - 1))
+    table = np.zeros((len(places), width), np.float32)
     table[:, :half], table[:, half : 2 * half] = np.sin(angles), np.cos(angles)
     return table
 
 
-def _angles(rows: int, powers: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.arange(rows)[:, None] / _BASE ** powers[None]
+def _angles(places: IntArray, powers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return places[:, None] / _BASE ** powers[None]
 
 
-def buckets(relative: Relative) -> NDArray[np.int64]:
+def buckets(relative: Relative) -> IntArray:
     """Return the bucket of each distance key - query, from -farthest to 0, or to farthest where both ways count.
 
     Raffel et al. 2020, arXiv 1910.10683, section 2.1; in single precision, which decides where a bucket ends.

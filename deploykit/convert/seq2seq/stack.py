@@ -8,7 +8,7 @@ import onnx_ir as ir
 import deploykit.convert.blocks as blocks
 from deploykit.convert.builder import CONTRIB, Graph
 from deploykit.convert.seq2seq.description import Attention, EncoderDecoder, Learned, Relative, Stack
-from deploykit.convert.seq2seq.positions import buckets
+from deploykit.convert.seq2seq.positions import buckets, pieces
 from deploykit.convert.weights import FloatArray, StoredTensor, Weights
 from deploykit.errors import CheckpointError
 from deploykit.spec import INPUT_IDS
@@ -22,8 +22,17 @@ Block = Callable[[ir.Value], ir.Value]
 class StackWriter:
     """One of the two stacks being written."""
 
-    def __init__(self, graph: Graph, model: EncoderDecoder, stack: Stack, weights: Weights) -> None:
-        self.graph, self.model, self.stack, self.weights = graph, model, stack, weights
+    def __init__(self, graph: Graph, model: EncoderDecoder, stack: Stack, weights: Weights, *, longest: int) -> None:
+        """Write nothing yet.
+
+        Args:
+            graph: being written.
+            model: what is written.
+            stack: which of its two.
+            weights: the checkpoint's.
+            longest: most tokens that the stack takes.
+        """
+        self.graph, self.model, self.stack, self.weights, self.longest = graph, model, stack, weights, longest
 
     def table(self, names: Sequence[str]) -> ir.Value:
         """Return a table [V, W] that the checkpoint has under one of `names`."""
@@ -48,7 +57,9 @@ class StackWriter:
         if kind.name is not None and f"{kind.name}.weight" in self.weights.tensors:
             table = graph.weight(self.weights.find(f"{kind.name}.weight", (kind.rows, width)))
         else:
-            table = graph.generated("positions", (kind.rows, width), lambda: iter([kind.table(kind.rows, width)]))
+            # No more than can be asked for: what config.json says of them may be far beyond.
+            rows = min(kind.rows, self.longest)
+            table = graph.generated("positions", (rows, width), lambda: pieces(kind.table, rows, width))
         return graph.op("Gather", table, ids())
 
     def distances(self, queries: ir.Value, keys: ir.Value) -> Callable[[int], ir.Value] | None:
