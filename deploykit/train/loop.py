@@ -31,6 +31,7 @@ class Loop:
         config: OptimConfig,
         train: Examples,
         sizes: Mapping[str, int],
+        data: str,
     ) -> None:
         self._stepper = stepper
         self._validation = validation
@@ -40,6 +41,7 @@ class Loop:
         self._train = train
         self._per_epoch = max(-(-train.steps() // config.accumulate), 1)
         self._sizes = {**sizes, "steps an epoch": self._per_epoch}
+        self._data = data
         self._plan = Plan(config, steps_an_epoch=self._per_epoch)
         self._place = Place()
         self._log: list[Record] = []
@@ -168,11 +170,12 @@ class Loop:
             weights=self._stepper.weights(),
             optimizer=self._stepper.optimizer.state_dict(),
             sizes=self._sizes,
+            data=self._data,
         )
 
     def _go_on(self) -> None:
         state = read_state(self._keeper.state)
-        check_fits(state, self._stepper.weights(), self._sizes, self._keeper.state)
+        check_fits(state, self._stepper.weights(), self._sizes, self._data, self._keeper.state)
         self._stepper.load(state.weights, state.optimizer)
         self._place, self._log, self._losses = state.place, list(state.log), list(state.losses)
 

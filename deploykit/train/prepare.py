@@ -23,7 +23,7 @@ from deploykit.train.tokenizer import BACK, Specials
 _RECORD: Final = "prepared.json"
 """Written last: token files without it were never finished."""
 _TOKENIZER: Final = "tokenizer.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Prepared:
     labels: tuple[str, ...]
     """Names of the classes, by number; none but for text-classification."""
     report: Cleaning
+    fingerprint: str
+    """Tells these examples from others, wherever their files lie and whenever these were written."""
 
 
 def prepare(
@@ -84,7 +86,14 @@ def prepare(
     opening = Opening(config=config, task=task, tokenizer=tokenizer, specials=specials, cache=cache)
     first, second = opening.running(train, val) if task == "text-generation" else opening.sequences()
     report = Cleaning.from_json(record["report"])
-    return Prepared(train=first, val=second, tokenizer=tokenizer, labels=tuple(record["labels"]), report=report)
+    return Prepared(
+        train=first,
+        val=second,
+        tokenizer=tokenizer,
+        labels=tuple(record["labels"]),
+        report=report,
+        fingerprint=record["contents"],
+    )
 
 
 def _check_augment(config: TrainConfig, task: Task, specials: Specials) -> None:
@@ -122,6 +131,7 @@ def _made(maker: Maker, mark: str, tokenizer: Tokenizer | None, labels: Sequence
     else:
         report, record["labels"] = maker.sequences(tokenizer, labels)
     record["report"] = report.to_json()
+    record["contents"] = _contents(maker.cache, record["labels"])
     _write(maker.cache / _RECORD, json.dumps(record))
     return record
 
@@ -131,6 +141,16 @@ def _fingerprint(files: list[Path | None], config: TrainConfig, task: Task, give
     stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file]
     what = [_FORMAT, stats, asdict(config.data), asdict(config.augment), config.seed, task, given]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _contents(cache: Path, labels: Sequence[str]) -> str:
+    """Return the hash of the token files: the texts themselves, where letters are varied, say nothing more."""
+    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
+    for file in sorted(cache.iterdir()):
+        if file.suffix in (".bin", ".idx", ".npy") and ".text." not in file.name:
+            with file.open("rb") as stream:
+                digest.update(file.name.encode() + hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _recorded(cache: Path, mark: str, tokenizer: Tokenizer | None) -> dict[str, Any] | None:

@@ -149,7 +149,7 @@ def _train(job: Job, folder: Path) -> TrainResult:
         heard=job.heard,
         progress=job.progress,
     )
-    fit = trainer.fit(prepared.train, prepared.val, resume=job.resume)
+    fit = trainer.fit(prepared.train, prepared.val, data=prepared.fingerprint, resume=job.resume)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     result = _result(job.target, fit, prepared, parameters=parameters, trained=trained)
     if world().leads:

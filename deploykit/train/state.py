@@ -53,6 +53,8 @@ class State:
     optimizer: Mapping[str, Any]
     sizes: Mapping[str, int]
     """Of the data it ran on."""
+    data: str
+    """That data's fingerprint."""
 
 
 def write_state(file: Path, state: State) -> None:
@@ -69,6 +71,7 @@ def write_state(file: Path, state: State) -> None:
         "weights": dict(state.weights),
         "optimizer": dict(state.optimizer),
         "sizes": dict(state.sizes),
+        "data": state.data,
     }
     try:
         with file.open("wb") as stream:
@@ -77,9 +80,7 @@ def write_state(file: Path, state: State) -> None:
         # torch's writer hides the system's error behind one of its own.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise OutputError(
-                f"{file}: can't be written: {cause.strerror}; make room and go on with --resume"
-            ) from error
+            raise OutputError(f"{file}: can't be written: {cause.strerror}; make room") from error
         raise
 
 
@@ -101,6 +102,7 @@ def read_state(file: Path) -> State:
             weights=plain["weights"],
             optimizer=plain["optimizer"],
             sizes=plain["sizes"],
+            data=plain["data"],
         )
     except Exception as error:
         size = file.stat().st_size
@@ -110,7 +112,9 @@ def read_state(file: Path) -> State:
         ) from error
 
 
-def check_fits(state: State, weights: Mapping[str, torch.Tensor], sizes: Mapping[str, int], file: Path) -> None:
+def check_fits(
+    state: State, weights: Mapping[str, torch.Tensor], sizes: Mapping[str, int], data: str, file: Path
+) -> None:
     """Check that a state is of this model and this data.
 
     Raises:
@@ -126,3 +130,5 @@ def check_fits(state: State, weights: Mapping[str, torch.Tensor], sizes: Mapping
     for name, size in sizes.items():
         if state.sizes.get(name) != size:
             raise TrainError(f"{file}: begun with {state.sizes.get(name)} {name}, now there are {size}; {remedy}")
+    if state.data != data:
+        raise TrainError(f"{file}: the data is no longer what the training began with; {remedy}")

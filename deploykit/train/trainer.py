@@ -61,7 +61,7 @@ class Trainer:
         self._heard = heard
         self._progress = progress
 
-    def fit(self, train: Examples, val: Examples, *, resume: bool = False) -> Fit:
+    def fit(self, train: Examples, val: Examples, *, data: str = "", resume: bool = False) -> Fit:
         """Train until an end that the configuration sets is reached; return what it came to.
 
         The weights are those of the last step then; the best ones lie in `best/`.
@@ -69,6 +69,7 @@ class Trainer:
         Args:
             train: what is learned from.
             val: what is measured on.
+            data: fingerprint of both; a training is gone on with on the same data only.
             resume: whether to go on from `last/`, as if the training had never stopped.
 
         Raises:
@@ -87,6 +88,7 @@ class Trainer:
                     config=config.optim,
                     train=train,
                     sizes={"training examples": len(train), "validation examples": len(val)},
+                    data=data,
                 ).run(resume=resume)
         finally:
             model.to("cpu")

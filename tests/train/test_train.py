@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import TINY, write_data
+from tiny_training import TINY, VERSE, write_data
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploykit.errors import ConfigError, OutputError, TrainError
@@ -178,7 +179,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained: TrainResult, dat
         train(data, out, TINY.but({"vocab_size": 290}), resume=True)
     with pytest.raises(TrainError, match=r"state\.pt: .* \[\d+, 32\], in the model to train \[\d+, 16\]"):
         train(data, out, TINY.but({"hidden_size": 16}), resume=True)
-    result = train(data, out, TINY, resume=True)
+    # Of as many tokens, from the same tokenizer: but another text.
+    other = write_data(tmp_path / "other", val=VERSE.replace("item", "basket") + VERSE.replace("basket", "item") * 9)
+    with pytest.raises(TrainError, match=r"state\.pt: the data is no longer what the training began with"):
+        train(other, out, TINY, resume=True)
+    # The same text is the same wherever it lies.
+    moved = shutil.copytree(data, tmp_path / "moved", copy_function=shutil.copyfile)
+    result = train(moved, out, TINY, resume=True)
     assert losses(result) == losses(trained)
     one, other = (load_file(folder / "model.safetensors") for folder in (out, trained.path))
     assert all(torch.equal(one[name], other[name]) for name in other)
