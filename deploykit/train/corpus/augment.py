@@ -11,6 +11,7 @@ from deploykit.train.corpus.store import Numbers
 
 SPAN: Final = 3
 """Mean length of a masked span, as in T5 (arXiv 1910.10683, section 3.1.4)."""
+_AT_ONCE: Final = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ class Augmenter:
 
     def encoded(self, texts: list[str]) -> list[list[int]]:
         """Return the tokens of some sources, as they were encoded when they were stored."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
+        # A few at a time: the tokenizer's own account of a text is many times as large as its tokens.
+        parts = (texts[first : first + _AT_ONCE] for first in range(0, len(texts), _AT_ONCE))
+        return [encoding.ids for part in parts for encoding in self.tokenizer.encode_batch_fast(part)]
 
 
 def spans(shape: tuple[int, ...], part: float, chance: np.random.Generator) -> Numbers:

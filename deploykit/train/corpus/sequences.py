@@ -115,10 +115,9 @@ class Sequences:
 
     def _cut(self, block: _Block) -> list[Indices]:
         """Return batches of places in `block`."""
-        order = by_length(block.sources, block.targets)
         if self.targets is None:
-            return by_rows(order, self.size)
-        return by_places(order, block.sources, block.targets, self.size)
+            return by_rows(by_length(block.sources, block.targets), self.size)
+        return by_places(block.sources, block.targets, self.size)
 
     def _batch(self, block: _Block, places: Indices, chance: np.random.Generator | None) -> Batch:
         rows = [self._source(block, place) for place in places.tolist()]
