@@ -91,11 +91,14 @@ def for_one_text(options: Options) -> Options:
     """Return the options of a call whose answer is a text, as long as the model makes it where nobody says.
 
     Raises:
-        InvalidRequestError: they ask for several.
+        InvalidRequestError: they ask for several, or for what is no text.
     """
+    # Neither is among the options, but a caller whom no type checker tells would get an empty text for an answer.
+    if other := next((name for name in ("stream", "return_errors") if options.get(name)), None):
+        raise InvalidRequestError(f"translate returns nothing but texts, and so has no {other}; call generate or batch")
     if options.get("n", 1) not in (1, None):
         raise InvalidRequestError(f"translate returns one text, and n is {options['n']!r}; call generate")
-    return {"max_tokens": ALL_THERE_IS, **options}
+    return options if options.get("max_tokens") is not None else {**options, "max_tokens": ALL_THERE_IS}
 
 
 def numbered(options: Mapping[str, Any], place: int) -> dict[str, Any]:

@@ -68,8 +68,15 @@ def test_a_client_translates_one_text_and_several(client: Client, engine: Engine
         engine.generate(text, SamplingParams(max_tokens=5, ignore_eos=True)).text for text in TEXTS[:2]
     ]
     assert client.translate([]) == []
-    with pytest.raises(InvalidRequestError, match="translate returns one text, and n is 2; call generate"):
-        client.translate("x", n=2)
+    assert client.translate(TEXTS[0], max_tokens=None) == whole[0].text
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"n": 2}, "translate returns one text, and n is 2; call generate"),
+        ({"stream": True}, "translate returns nothing but texts, and so has no stream; call generate or batch"),
+        ({"return_errors": True}, "has no return_errors; call generate or batch"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InvalidRequestError, match=message):
+            client.translate("x", **options)
 
 
 def test_a_loop_translates_as_threads_do(both: LocalServer, engine: Engine) -> None:
