@@ -85,6 +85,16 @@ def test_a_head_is_tied_to_what_both_stacks_share(tmp_path: Path, case: str, tab
     at_once(Graphs(checkpoint, convert(checkpoint, tmp_path / "out")))
 
 
+@pytest.mark.parametrize("case", ["m2m_100", "marian with two vocabularies", "t5"])
+def test_a_table_may_be_stored_under_the_heads_name_alone(tmp_path: Path, case: str) -> None:
+    checkpoint = make_pair(tmp_path / "checkpoint", case.partition(" ")[0], **CASES[case])
+    weights = load_file(checkpoint / "model.safetensors")
+    (table,) = [name for name in weights if name.endswith(("shared.weight", "decoder.embed_tokens.weight"))]
+    weights["lm_head.weight"] = weights.pop(table)
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    at_once(Graphs(checkpoint, convert(checkpoint, tmp_path / "out")))
+
+
 @pytest.mark.parametrize("both_ways", [False, True])
 @pytest.mark.parametrize(("count", "farthest"), [(32, 128), (8, 20), (12, 777), (100, 64)])
 def test_buckets_are_those_of_t5(count: int, farthest: int, both_ways: bool) -> None:

@@ -15,6 +15,7 @@ Positions = Callable[[Fields, str], Learned | Computed]
 _EPSILON: Final = 1e-5
 """PyTorch's default, which these families never change."""
 _SHARED: Final = "model.shared"
+_HEAD: Final = "lm_head"
 
 
 def bart(config: Fields) -> EncoderDecoder:
@@ -76,10 +77,12 @@ def _whole(
 
     def stack(name: str, other: str) -> Stack:
         shared = () if target else (_SHARED, f"model.{other}.embed_tokens")
+        # Of tied tables, a checkpoint may have stored none but the head.
+        head = (_HEAD,) if config.tie_word_embeddings and not (target and name == "encoder") else ()
         heads = getattr(config, f"{name}_attention_heads")
         if config.d_model % heads:
             raise Unfit(f"d_model {config.d_model} is no multiple of {heads} heads")
-        embedding = (f"model.{name}.embed_tokens", *shared)
+        embedding = (f"model.{name}.embed_tokens", *shared, *head)
         return Stack(
             names=_names(name, embedding, embedding_norm=embedding_norm, final_norm=norm_first),
             vocabulary=target if target and name == "decoder" else config.vocab_size,
@@ -101,7 +104,7 @@ def _whole(
         norm=Norm(kind="layer", epsilon=_EPSILON, bias=True),
         norm_first=norm_first,
         activation=config.activation_function,
-        head=("lm_head", *((*shared, own) if config.tie_word_embeddings else ())),
+        head=(_HEAD, *((*shared, own) if config.tie_word_embeddings else ())),
         embedding_scale=config.d_model**0.5 if config.scale_embedding else 1.0,
         logit_bias="final_logits_bias",
         longest=config.max_position_embeddings,

@@ -76,7 +76,8 @@ def _names(stack: str, up: Sequence[str]) -> Names:
 
 
 def _embedding(stack: str, other: str) -> tuple[str, ...]:
-    return (f"{stack}.embed_tokens", "shared", f"{other}.embed_tokens")
+    # All are tied, ever: a checkpoint may have stored none but the head.
+    return (f"{stack}.embed_tokens", "shared", f"{other}.embed_tokens", "lm_head")
 
 
 def _attention(layer: str, name: str) -> Attention:
