@@ -1,5 +1,6 @@
 """A search for the options that a model learns best with: many trainings, and the best one's model."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from deploykit.train.trials import TABLE, TRIALS, Trial, table, to_json
 _STUDY: Final = "sweep"
 _JOURNAL: Final = "sweep.log"
 _BEST: Final = "best"
+"""What the folders of kept models are called, before the number of their trial."""
 _OVER: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 _PRUNE_FROM: Final = 4
 """Trials that run to their end before others are held against them."""
@@ -83,7 +85,13 @@ def sweep(
     folder = _begin(target, resume=resume, overwrite=overwrite)
     job = Job(data=data, target=folder / "trial", config=config, base=base, overwrite=True, cache=folder / "tokens")
     with threads(config.threads), torch.random.fork_rng(devices=[]):
-        trials = _Search(job, wanted, folder, progress).run()
+        search = _Search(job, wanted, folder, progress)
+        try:
+            trials = search.run()
+        except (KeyboardInterrupt, SystemExit, OutputError) as error:
+            # In place of what the trial said of itself.
+            error.__notes__ = [f"{folder} keeps the trials so far; --resume goes on from there"]
+            raise
     best = _publish(folder, target, trials, overwrite=overwrite)
     shutil.rmtree(folder, ignore_errors=True)
     return SweepResult(best=replace(best, path=out), trials=trials)
@@ -95,20 +103,26 @@ class _Search:
     def __init__(self, job: Job, wanted: Sweep, folder: Path, progress: Progress) -> None:
         self._job = job
         self._wanted = wanted
-        self._best = folder / _BEST
+        self._folder = folder
         self._progress = progress
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=_STUDY,
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_FROM),
-        )
+        self._study = _study(folder / _JOURNAL)
+        self._check_space()
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             # Of a search that was killed.
             self._study.tell(trial.number, state=TrialState.FAIL)
         self._study.sampler = optuna.samplers.TPESampler(seed=job.config.seed + len(self._study.trials))
+
+    def _check_space(self) -> None:
+        """Check that a search goes on in the space it began in: optuna can't compare other values."""
+        known = self._study.user_attrs.get("space")
+        if known is None:
+            self._study.set_user_attr("space", dict(self._wanted.space))
+        elif known != self._wanted.space:
+            raise ConfigError(
+                f"sweep: the space has changed since the search in {self._folder} began; give it the one it had, or "
+                "begin anew with --overwrite"
+            )
 
     def run(self) -> tuple[Trial, ...]:
         """Run the trials that are left and return all of them.
@@ -142,13 +156,19 @@ class _Search:
             self._keep(result, trial)
 
     def _keep(self, result: TrainResult, trial: optuna.Trial) -> None:
-        """Keep the model if it is the best so far; the disk holds no other."""
+        """Keep the model if it is the best so far; at any moment the best of the finished trials is on the disk."""
         score = score_of(result.val_loss, result.metrics)
         done = self._study.get_trials(states=(TrialState.COMPLETE,))
-        if all(score < before.value for before in done if before.value is not None):
-            shutil.rmtree(self._best, ignore_errors=True)
-            result.path.rename(self._best)
+        if not all(score < before.value for before in done if before.value is not None):
+            self._study.tell(trial, score)
+            return
+        kept = _kept_at(self._folder, trial.number + 1)
+        shutil.rmtree(kept, ignore_errors=True)
+        result.path.rename(kept)
         self._study.tell(trial, score)
+        for other in self._folder.glob(f"{_BEST}.*"):
+            if other != kept:
+                shutil.rmtree(other, ignore_errors=True)
 
     def _inside(self, trial: optuna.Trial) -> Progress:
         def report(what: str, done: float, total: float, note: str = "") -> None:
@@ -160,6 +180,35 @@ class _Search:
     def _note(self) -> str:
         done = self._study.get_trials(states=(TrialState.COMPLETE,))
         return f"best {min(trial.value for trial in done if trial.value is not None):.4g}" if done else ""
+
+
+def _study(journal: Path) -> optuna.Study:
+    """Return the search that a journal holds, begun if there is none.
+
+    Raises:
+        TrainError: the journal is damaged.
+    """
+    lines = journal.read_bytes() if journal.is_file() else b""
+    if lines and not lines.endswith(b"\n"):
+        # A line that was cut short would spoil the next.
+        journal.write_bytes(lines[: lines.rfind(b"\n") + 1])
+    try:
+        return optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name=_STUDY,
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_FROM),
+        )
+    except (ValueError, KeyError) as error:
+        raise TrainError(
+            f"{journal}: no journal of a search, cut short perhaps ({' '.join(str(error).split())}); the best model "
+            f"beside it is not touched: copy {_BEST}.* away, and begin anew with --overwrite"
+        ) from error
+
+
+def _kept_at(folder: Path, number: int) -> Path:
+    """Return where the model of a trial, counted from 1, is kept while it is the best."""
+    return folder / f"{_BEST}.{number}"
 
 
 def score_of(val_loss: float, metrics: Mapping[str, float]) -> float:
@@ -182,6 +231,8 @@ def _judge(trial: optuna.Trial) -> Callable[[Record], None]:
 
 
 def _begin(target: Path, *, resume: bool, overwrite: bool) -> Path:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--sweep runs in one process; leave torchrun out, or train without --sweep")
     folder = target.with_name(f"{target.name}.sweep")
     unfinished = (folder / _JOURNAL).is_file()
     check_target(target, overwrite=overwrite, marker=TRAINING)
@@ -189,7 +240,7 @@ def _begin(target: Path, *, resume: bool, overwrite: bool) -> Path:
         raise TrainError(f"{folder}: holds no search to go on with; leave out --resume to begin one")
     if unfinished and not resume and not overwrite:
         raise OutputError(f"{folder}: an unfinished search; go on with --resume, or begin anew with --overwrite")
-    if folder.exists() and not unfinished and any(folder.iterdir()):
+    if folder.exists() and not unfinished and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: exists and holds no search of ours, so it is not replaced; choose another -o")
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,9 +252,12 @@ def _begin(target: Path, *, resume: bool, overwrite: bool) -> Path:
 
 
 def _publish(folder: Path, target: Path, trials: tuple[Trial, ...], *, overwrite: bool) -> TrainResult:
-    files = Draft(folder / _BEST, target, overwrite=overwrite, marker=TRAINING)
+    best = min((trial for trial in trials if trial.state == "done"), key=lambda trial: (trial.score, trial.number))
+    kept = _kept_at(folder, best.number)
+    if not (kept / TRAINING).is_file():
+        raise TrainError(f"{kept}: the best trial's model is gone; begin anew with --overwrite")
+    files = Draft(kept, target, overwrite=overwrite, marker=TRAINING)
     files.write_json(TRIALS, to_json(trials))
     files.file(TABLE).write_text(table(trials) + "\n", encoding="utf-8")
     files.publish()
-    best = min((trial for trial in trials if trial.state == "done"), key=lambda trial: (trial.score, trial.number))
     return TrainResult(path=target, notes=(), **best.figures)

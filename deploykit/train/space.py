@@ -1,5 +1,6 @@
 """What a search may vary, as a config file's section `sweep` says it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -52,15 +53,33 @@ def _check(name: str, choice: Any, config: TrainConfig) -> None:
         values = [choice["low"], choice["high"]]
         if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
             raise ConfigError(f"sweep: {name}'s low and high must be numbers, got {values[0]!r} and {values[1]!r}")
-        if not values[0] < values[1] or (choice.get("log") and values[0] <= 0):
+        if not values[0] < values[1] < math.inf or (choice.get("log") and values[0] <= 0):
             raise ConfigError(f"sweep: {name} from {values[0]} to {values[1]} is no range to search")
     else:
         raise ConfigError(f"sweep: {name} must be a list of values, or low and high with log or step; got {choice!r}")
+    if isinstance(choice, Mapping):
+        _check_steps(name, choice)
     for value in values:
         try:
             config.but({name: value})
         except TypeError:
             raise ConfigError(f"sweep: {name!r} is no option that can be varied") from None
+
+
+def _check_steps(name: str, choice: Mapping[str, Any]) -> None:
+    """Check how a range is gone through."""
+    low, high, log, step = choice["low"], choice["high"], choice.get("log", False), choice.get("step")
+    if not isinstance(log, bool):
+        raise ConfigError(f"sweep: {name}'s log must be true or false, got {log!r}")
+    if step is None:
+        return
+    whole = isinstance(low, int) and isinstance(high, int)
+    if isinstance(step, bool) or not isinstance(step, int if whole else int | float) or not 0 < step <= high - low:
+        raise ConfigError(
+            f"sweep: {name}'s step must be a {'whole ' if whole else ''}number up to {high - low}, got {step!r}"
+        )
+    if log:
+        raise ConfigError(f"sweep: {name} goes by factors (log) or in equal steps (step), not both; leave one out")
 
 
 def _suggest(trial: "optuna.Trial", name: str, choice: Any) -> Any:

@@ -12,9 +12,11 @@ from click.testing import CliRunner, Result
 from tiny_training import TINY, VERSE, write_data
 
 from deploykit.cli.main import commands
+from deploykit.errors import ConfigError, TrainError
 from deploykit.train import TrainConfig
 from deploykit.train.config import GROUPS
 from deploykit.train.config_file import read_config, write_config
+from deploykit.train.search import sweep
 
 PAIRS = "".join(f"{number} apples\t{number} Äpfel\n" for number in range(40))
 SHORT = TINY.but({"max_steps": 2, "eval_steps": 1})
@@ -183,6 +185,30 @@ def test_trials_that_fail_are_told(data: Path, short: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_that_was_stopped_goes_on_with_all_it_found(data: Path, tmp_path: Path) -> None:
+    out, kept = tmp_path / "out", tmp_path / "out.sweep"
+    config, space = SHORT.but({"max_steps": 1}), {"trials": 3, "space": {"learning_rate": [1e-3, 1e-2]}}
+
+    def stop(what: str, done: float, _total: float, _note: str = "") -> None:
+        if (what, done) == ("sweep", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        sweep(data, out, config, space=space, progress=stop)
+    assert stopped.value.__notes__ == [f"{kept} keeps the trials so far; --resume goes on from there"]
+    with pytest.raises(ConfigError, match=r"the space has changed since the search in .*out\.sweep began"):
+        sweep(data, out, config, space={"space": {"learning_rate": [1e-3]}}, resume=True)
+    shutil.copytree(kept, tmp_path / "broken.sweep")
+    with (kept / "sweep.log").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "work')
+    assert [trial.state for trial in sweep(data, out, config, space=space, resume=True).trials] == ["done"] * 3
+    assert (out / "model.safetensors").is_file()
+    (tmp_path / "broken.sweep" / "sweep.log").write_bytes(b"no journal\n")
+    with pytest.raises(TrainError, match=r"sweep\.log: no journal of a search"):
+        sweep(data, tmp_path / "broken", config, space=space, resume=True)
+    assert list((tmp_path / "broken.sweep").glob("best.*/model.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("sweep", "match"),
     [
@@ -193,6 +219,10 @@ def test_trials_that_fail_are_told(data: Path, short: Path, tmp_path: Path) -> N
         ({"space": {"seed": {"low": 3}}}, "seed must be a list of values, or low and high"),
         ({"space": {"seed": {"low": 3, "high": 2}}}, "seed from 3 to 2 is no range"),
         ({"space": {"dropout": [0.1, 7]}}, "dropout must be 0 to 0.9, got 7"),
+        ({"space": {"dropout": {"low": 0.1, "high": 0.2, "step": -1}}}, "dropout's step must be a number up to 0.1"),
+        ({"space": {"num_layers": {"low": 1, "high": 2, "step": 0.5}}}, "num_layers's step must be a whole number"),
+        ({"space": {"dropout": {"low": 0.1, "high": 0.2, "step": 0.05, "log": True}}}, "not both; leave one out"),
+        ({"space": {"dropout": {"low": 0.1, "high": 0.2, "log": "maybe"}}}, "dropout's log must be true or false"),
         ({"pace": {}}, "unknown 'pace'"),
     ],
 )
