@@ -88,13 +88,13 @@ def fine_tune(folder: Path, base: Path, task: str, **options: Any) -> TrainResul
 @pytest.mark.parametrize(
     ("name", "task", "rank"),
     [
-        ("gpt2", "text-generation", 0),
+        pytest.param(*("gpt2", "text-generation", 0), marks=pytest.mark.slow),
         ("gpt2", "text-generation", 4),
-        ("llama", "text-classification", 4),
+        pytest.param(*("llama", "text-classification", 4), marks=pytest.mark.slow),
         ("t5", "text2text-generation", 0),
-        ("t5", "text2text-generation", 4),
-        ("bart", "text2text-generation", 4),
-        ("ours", "text2text-generation", 0),
+        pytest.param(*("t5", "text2text-generation", 4), marks=pytest.mark.slow),
+        pytest.param(*("bart", "text2text-generation", 4), marks=pytest.mark.slow),
+        pytest.param(*("ours", "text2text-generation", 0), marks=pytest.mark.slow),
         ("ours", "text2text-generation", 4),
         ("bert", "text-classification", 4),
         ("bert", "text-regression", 0),

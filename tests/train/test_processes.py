@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_trainer import options, plain, texts, trainer
 
-from deploykit.train.distributed import World, share
+from deploykit.train.distributed import World, joined, share
 from deploykit.train.parts import Batch
 from deploykit.train.record import Fit
 from deploykit.train.state import read_state
@@ -30,18 +31,39 @@ def alone(folder: Path, dropout: float = 0.0, **optim: Any) -> Fit:
     return trainer(folder, options(**optim), plain(dropout=dropout)).fit(texts(21, size=5), texts(9, seed=1, size=4))
 
 
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process leads another one; no torchrun, which takes longer than they do."""
+    optim = {"max_steps": 4}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    other = [sys.executable, str(SCRIPT), str(tmp_path), json.dumps(optim)]
+    with subprocess.Popen(other, env={**ENVIRONMENT, **group, "RANK": "1"}) as second:
+        for name, value in {**group, "RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        with joined() as place:
+            assert place == World(rank=0, size=2)
+            first = alone(tmp_path / "two", **optim)
+        assert second.wait(timeout=60) == 0
+    assert json.loads((tmp_path / "fit.1.json").read_text())["losses"] == list(first.losses)
+    assert first.losses == pytest.approx(alone(tmp_path / "one", **optim).losses, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # seconds on a quiet machine
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     optim = {"epochs": 3, "accumulate": 2, "label_smoothing": 0.1}
     (tmp_path / "two").mkdir()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
+    done = subprocess.run(
         [*torchrun, str(SCRIPT), str(tmp_path / "two"), json.dumps(optim)],
         env=ENVIRONMENT,
         check=True,
         capture_output=True,
+        text=True,
         timeout=280,
     )
+    assert "Warning" not in done.stderr
     one = alone(tmp_path / "one", **optim)
     first, second = (json.loads((tmp_path / "two" / f"fit.{rank}.json").read_text()) for rank in (0, 1))
     # Each process knows the whole training, and they know the same of it.
@@ -73,6 +95,7 @@ def killed_in_mid_training(folder: Path, optim: dict[str, Any]) -> None:
         assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # seconds on a quiet machine
 def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     optim = {"epochs": 40, "eval_steps": 7, "dropout": 0.1}
