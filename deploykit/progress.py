@@ -19,3 +19,12 @@ class Progress(Protocol):
 
 def silent(what: str, done: float, total: float, note: str = "") -> None:
     """Ignore every report: the default listener."""
+
+
+def of_part(progress: Progress, part: str) -> Progress:
+    """Return a listener that says of which part of a model each report is; `progress` itself where `part` is empty."""
+
+    def heard(what: str, done: float, total: float, note: str = "") -> None:
+        progress(f"{what}, {part}", done, total, note)
+
+    return heard if part else progress

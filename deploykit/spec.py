@@ -263,6 +263,11 @@ def graph_files(precision: Precision, spec: DecoderSpec) -> tuple[str, ...]:
     return tuple(file.replace("/model", f"/{name}") for name in (MERGED, ENCODER))
 
 
+def graph_parts(spec: DecoderSpec) -> tuple[str, ...]:
+    """Return what the graphs are called in reports, in the order of `graph_files`; empty where there is only one."""
+    return ("decoder", "encoder") if spec.encoder else ("",)
+
+
 def data_file(graph_file: str) -> str:
     """Return the name of a graph file's external data, as optimum and transformers.js expect it."""
     return f"{graph_file}_data"

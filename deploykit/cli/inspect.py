@@ -92,7 +92,8 @@ def _in(file: str | None) -> str:
 
 def _precision(precision: Mapping[str, Any]) -> str:
     served = click.style("  served", fg="green") if precision["served"] else ""
-    return f"{_bytes(precision['bytes'])}  {precision['file']}{served}"
+    files = " and ".join(precision[name] for name in ("file", "encoder") if name in precision)
+    return f"{_bytes(precision['bytes'])}  {files}{served}"
 
 
 def _tensors(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ from deploykit.convert.seq2seq.families import build, contract, describe
 from deploykit.convert.sidecars import check_chat_templates, special_ids, write_sidecars
 from deploykit.draft import Draft, check_target, draft
 from deploykit.errors import UnsupportedModelError
-from deploykit.progress import Progress, silent
-from deploykit.spec import TASK_GENERATION, TASK_TEXT2TEXT, DecoderSpec, graph_files
+from deploykit.progress import Progress, of_part, silent
+from deploykit.spec import TASK_GENERATION, TASK_TEXT2TEXT, DecoderSpec, graph_files, graph_parts
 
 _TOOLS: Final = ("onnx", "onnx-ir", "torch", "transformers")
 
@@ -63,8 +63,8 @@ def convert(
         else:
             model, spec = _trace(source, config, progress) if reason else _fuse(source, config)
             models = (model,)
-        for file, written in zip(graph_files("fp32", spec), models, strict=True):
-            _save(written, sheet, file, progress)
+        for file, part, written in zip(graph_files("fp32", spec), graph_parts(spec), models, strict=True):
+            _save(written, sheet, file, of_part(progress, part))
         local = Path(checkpoint).expanduser() == source.folder
         write_sidecars(sheet, source, spec, hub_id=None if local else str(checkpoint))
         record = StageRecord(
@@ -134,13 +134,14 @@ def _save(model: ir.Model, sheet: Draft, file: str, progress: Progress) -> None:
     def written(size: int) -> None:
         nonlocal done
         done += size / 1e6
-        progress("writing weights", done, total)
+        if done < total:
+            progress("writing weights", done, total)
 
     for tensor in tensors:
         tensor.on_write = written
     graph.save(model, sheet.file(file))
     if tensors:
-        # The sum of the blocks may miss the total by a rounding.
+        # Only here, since the sum of the blocks may miss the total by a rounding.
         progress("writing weights", total, total)
 
 

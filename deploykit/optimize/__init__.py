@@ -13,8 +13,8 @@ from deploykit import graph
 from deploykit.artifact import Artifact, StageRecord
 from deploykit.draft import Draft, draft
 from deploykit.optimize.passes import PASSES, PassReport, run_passes
-from deploykit.progress import Progress, silent
-from deploykit.spec import REPORTS, data_file, graph_files
+from deploykit.progress import Progress, of_part, silent
+from deploykit.spec import REPORTS, data_file, graph_files, graph_parts
 
 WORTH_WRITING: Final = 0.01
 """Share of the weights that must have become unused before the rest are written again without them."""
@@ -51,8 +51,9 @@ def optimize(
     with draft(out, overwrite=overwrite) as sheet:
         written: set[str] = set()
         reports: list[list[PassReport]] = []
-        for name in graph_files("fp32", artifact.manifest.decoder):
-            changed, found = _optimized(artifact.path / name, sheet, name, progress)
+        spec = artifact.manifest.decoder
+        for name, part in zip(graph_files("fp32", spec), graph_parts(spec), strict=True):
+            changed, found = _optimized(artifact.path / name, sheet, name, of_part(progress, part))
             written |= changed
             reports.append(found)
         sheet.carry(artifact, [name for name in artifact.manifest.files if name not in written | REPORTS], link=link)

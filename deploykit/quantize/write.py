@@ -10,13 +10,13 @@ from deploykit import graph as graphs
 from deploykit.artifact import Artifact
 from deploykit.config import QuantizeConfig
 from deploykit.errors import ArtifactError, ConfigError
-from deploykit.progress import Progress
+from deploykit.progress import Progress, of_part
 from deploykit.quantize.dynamic import quantize_activations
 from deploykit.quantize.half import halve, halve_quantized
 from deploykit.quantize.plan import named
 from deploykit.quantize.products import find_products
 from deploykit.quantize.weight_only import quantize_weights
-from deploykit.spec import HALF, Precision, data_file
+from deploykit.spec import HALF, Precision, data_file, graph_parts
 
 _COUNTED: Final = ("bytes_before", "bytes_after", "products", "embeddings")
 
@@ -54,8 +54,10 @@ def write_graphs(
     """
     sources = artifact.graphs("fp32")
     figures = [
-        _write(artifact, source, target, precision, own, progress)
-        for source, target, own in zip(sources, targets, _configs(sources, config), strict=True)
+        _write(artifact, source, target, precision, own, of_part(progress, part))
+        for source, target, own, part in zip(
+            sources, targets, _configs(sources, config), graph_parts(artifact.manifest.decoder), strict=True
+        )
     ]
     return figures[0] if len(figures) == 1 else _together(*figures)
 

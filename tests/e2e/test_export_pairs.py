@@ -60,8 +60,16 @@ def ending(queue: "SimpleQueue[Event]") -> Iterator[Event]:
 @pytest.mark.parametrize("family", ["deploykit_transformer", pytest.param("t5", marks=pytest.mark.slow)])
 def test_the_package_answers_as_pytorch_does(tmp_path: Path, few: ValidateConfig, family: str) -> None:
     checkpoint = make_pair(tmp_path / "checkpoint", family, scale=SCALE[family])
-    result = export(checkpoint, tmp_path / "out", quantize="none", name="pairs", validate=few)
+    told: list[str] = []
+
+    def progress(what: str, done: float, total: float, note: str = "") -> None:
+        told.extend([what] if total and done >= total else [])
+
+    result = export(checkpoint, tmp_path / "out", quantize="none", name="pairs", validate=few, progress=progress)
     assert result.manifest.task == TASK_TEXT2TEXT
+    # No line stands there twice.
+    assert {"writing weights, decoder", "writing weights, encoder", "optimize, decoder", "optimize, encoder"} <= {*told}
+    assert len(told) == len({*told})
     assert [record.stage for record in result.manifest.history] == [
         *("convert", "optimize", "quantize", "validate", "package")
     ]

@@ -2,9 +2,11 @@
 
 import json
 
+from click.testing import CliRunner
 from doctoring import CONTRACT
 
 from deploykit.artifact import Artifact
+from deploykit.cli.main import commands
 from deploykit.doctor import doctor
 from deploykit.inspect import inspect
 from deploykit.memory import Load, estimate
@@ -20,6 +22,8 @@ def test_inspect_tells_of_both_graphs_and_of_the_source(pair: Artifact) -> None:
     assert fp32["bytes"] == pair.size_of("fp32")
     assert [graph["file"] for graph in found["graphs"]] == ["decoder_model_merged.onnx", "encoder_model.onnx"]
     assert "encoder_hidden_states" in {tensor["name"] for tensor in found["inputs"]}
+    printed = CliRunner().invoke(commands, ["inspect", str(pair.path)])
+    assert "onnx/decoder_model_merged.onnx and onnx/encoder_model.onnx" in printed.output
 
 
 def test_doctor_looks_at_both_graphs_and_counts_both(pair: Artifact) -> None:
