@@ -76,8 +76,12 @@ def publish(
     Raises:
         OutputError: the disk is full, or the target appeared meanwhile.
     """
-    files = Draft(partial / BEST, target, overwrite=overwrite, marker=TRAINING)
+    # Another folder of the same files: whenever it is killed, what it can go on from is whole.
+    staging = partial / ".done.partial"
     with _room(target):
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(partial / BEST, staging, copy_function=_link)
+        files = Draft(staging, target, overwrite=overwrite, marker=TRAINING)
         training = {
             "config": config.to_json(),
             "base": base,
@@ -90,10 +94,17 @@ def publish(
         write_config(files.file(CONFIG), config)
         loss_curve(fit, files.file(CURVE))
         if config.keep_last:
-            shutil.rmtree(files.path / LAST, ignore_errors=True)
-            (partial / LAST).rename(files.path / LAST)
+            shutil.copytree(partial / LAST, files.path / LAST, copy_function=_link)
         files.publish()
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, or where the file system can't, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextmanager

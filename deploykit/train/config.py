@@ -37,6 +37,11 @@ def _number(name: str, value: object, *, least: float, most: float = math.inf, w
         raise ConfigError(f"{name} must be {bounds}, got {value}")
 
 
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a text, got {value!r}")
+
+
 def _yes_no(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be true or false, got {value!r}")
@@ -133,6 +138,8 @@ class DataConfig:
         if self.tokenizer == "bpe" and self.vocab_size < 260:
             raise ConfigError(f"vocab_size must be at least 260 (256 bytes and 4 specials), got {self.vocab_size}")
         _number("val_split", self.val_split, least=0, most=0.5, whole=False)
+        for name in ("text_field", "target_field", "label_field"):
+            _text(name, getattr(self, name))
         for name in ("sequence_length", "max_source_tokens", "max_target_tokens"):
             _number(name, getattr(self, name), least=2)
 
@@ -244,6 +251,7 @@ class LoraConfig:
         _number("lora_rank", self.lora_rank, least=0)
         _number("lora_alpha", self.lora_alpha, least=1e-6, whole=False)
         _number("lora_dropout", self.lora_dropout, least=0, most=0.9, whole=False)
+        _text("lora_targets", self.lora_targets)
 
 
 @dataclass(frozen=True, kw_only=True)

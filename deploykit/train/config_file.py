@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from deploykit.errors import ConfigError
+from deploykit.errors import ConfigError, OutputError
 from deploykit.train.config import TrainConfig
 
 CONFIG: Final = "train.yaml"
@@ -35,7 +35,8 @@ def read_config(file: Path) -> tuple[TrainConfig, Mapping[str, Any] | None]:
         raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # The last two: a date that isn't in the calendar, a number of thousands of digits, brackets without end.
         raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict | None):
         raise ConfigError(f"{file}: must hold options by name, not {type(data).__name__}")
@@ -50,5 +51,14 @@ def read_config(file: Path) -> tuple[TrainConfig, Mapping[str, Any] | None]:
 
 
 def write_config(file: Path, config: TrainConfig) -> None:
-    """Write every option, such that `read_config` gives it back."""
-    file.write_text(yaml.safe_dump(config.to_json(), sort_keys=False), encoding="utf-8")
+    """Write every option, such that `read_config` gives it back; whatever happens, the file is whole.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    beside = file.with_name(f".{file.name}.partial")
+    try:
+        beside.write_text(yaml.safe_dump(config.to_json(), sort_keys=False), encoding="utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written: {error.strerror or error}; make room") from error

@@ -11,7 +11,13 @@ from deploykit.train.state import STATE
 
 
 def partial_folder(target: Path) -> Path:
-    """Return where the training of `target` lies until it is done."""
+    """Return where the training of `target` lies until it is done.
+
+    Raises:
+        OutputError: the target is the root of a file system.
+    """
+    if not target.name:
+        raise OutputError(f"{target}: no folder of its own to write to; choose another -o")
     return target.with_name(f"{target.name}.partial")
 
 
@@ -29,13 +35,14 @@ def begin(target: Path, *, resume: bool, overwrite: bool, marker: str) -> Path:
         TrainError: there is nothing to go on with.
     """
     folder = partial_folder(target)
+    _check_name(folder)
     unfinished = can_resume(folder)
     if resume and not unfinished and not (target / LAST / STATE).is_file():
         raise TrainError(f"{folder}: holds no training to go on with; leave out --resume to begin one")
     check_target(target, overwrite=overwrite, marker=marker)
     if unfinished and not resume and not overwrite:
         raise OutputError(f"{folder}: an unfinished training; go on with --resume, or begin anew with --overwrite")
-    if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: exists and holds no {CONFIG} of ours, so it is not replaced; choose another -o")
     try:
         if not (resume and unfinished):
@@ -68,8 +75,29 @@ def end(folder: Path, error: BaseException) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_apart(folder: Path, read: Path | str | None) -> None:
+    """Check that what is about to be read isn't in the folder of an unfinished training, which may be removed.
+
+    Raises:
+        OutputError: it is.
+    """
+    if read and Path(read).resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{read}: lies in {folder}, which this training writes to; choose another -o, or move it")
+
+
+def _check_name(folder: Path) -> None:
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be written: {error.strerror or error}; choose another -o") from error
+
+
 def _take_up(target: Path, folder: Path) -> None:
     """Copy a finished training to where an unfinished one would lie."""
-    shutil.copytree(target, folder / BEST, ignore=shutil.ignore_patterns(LAST))
-    shutil.copytree(target / LAST, folder / LAST)
+    # The last one makes it a training to go on with: it comes in one rename, when all else is there.
     shutil.copyfile(target / CONFIG, folder / CONFIG)
+    shutil.copytree(target, folder / BEST, ignore=shutil.ignore_patterns(LAST))
+    shutil.copytree(target / LAST, folder / f".{LAST}.partial")
+    (folder / f".{LAST}.partial").rename(folder / LAST)

@@ -19,10 +19,11 @@ from deploykit.train.build import build_model
 from deploykit.train.checkpoint import TRAINING, publish, save_model
 from deploykit.train.config import Task, TrainConfig
 from deploykit.train.config_file import CONFIG, write_config
+from deploykit.train.corpus.reading import find
 from deploykit.train.distributed import barrier, joined, world
 from deploykit.train.keeping import LAST
 from deploykit.train.objective import objective_for
-from deploykit.train.partial import begin, end, partial_folder
+from deploykit.train.partial import begin, check_apart, end, partial_folder
 from deploykit.train.prepare import Prepared, prepare
 from deploykit.train.record import Fit, Record
 from deploykit.train.result import TrainResult
@@ -107,22 +108,32 @@ class Job:
 def run(job: Job) -> TrainResult:
     """Do one training and return how it went."""
     folder = partial_folder(job.target)
+    for read in (job.data, job.base):
+        check_apart(folder, read)
+    plan = _planned(job)
     if world().leads:
         begin(job.target, resume=job.resume, overwrite=job.overwrite, marker=TRAINING)
     barrier()
     try:
-        return _train(job, folder)
+        return _train(job, plan, folder)
     except BaseException as error:
         if world().leads:
             end(folder, error)
         raise
 
 
-def _train(job: Job, folder: Path) -> TrainResult:
+def _planned(job: Job) -> tuple[Base | None, Task, TrainConfig]:
+    """Return the checkpoint to fine-tune, the task and all options, checked before anything is written."""
     base = open_base(job.base, task=job.config.task) if job.base else None
     task: Task = base.task if base else job.config.task or "text-generation"
     config = job.config.resolved(task, fine_tuned=base is not None)
     _check_lengths(config, task, base.limit if base else config.model.max_context)
+    find(job.data, "train")
+    return base, task, config
+
+
+def _train(job: Job, plan: tuple[Base | None, Task, TrainConfig], folder: Path) -> TrainResult:
+    base, task, config = plan
     if world().leads:
         write_config(folder / CONFIG, config)
     prepared = _prepare(job, config, task, base, folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from deploykit.errors import OutputError
 from deploykit.progress import Progress, silent
 from deploykit.train.config import TrainConfig
 from deploykit.train.distributed import world
@@ -94,6 +95,12 @@ class Trainer:
             model.to("cpu")
 
     def _reports(self, stack: ExitStack) -> Reports:
+        for folder in (self._tensorboard, self._trace):
+            if folder:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from error
         watchers: list[Watcher] = []
         if self._tensorboard:
             watchers.append(stack.enter_context(Board(self._tensorboard)))

@@ -88,6 +88,11 @@ def test_numbers_are_written_as_people_do(tmp_path: Path) -> None:
         ("optim: {", "not YAML"),
         (b"seed: \xff", "not UTF-8 at byte 6"),
         ("sweep: 3", "sweep must be a section"),
+        ("seed: 2001-13-45", "not YAML: month must be in 1..12"),
+        ("seed: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("[" * 500, "not YAML: maximum recursion depth"),
+        ("data: {text_field: [a]}", "text_field must be a text, got ['a']"),
+        ("lora: {lora_targets: 3}", "lora_targets must be a text, got 3"),
         (None, "some.yaml: can't be read: No such file"),
     ],
 )
@@ -123,6 +128,7 @@ def spoil(name: str, content: bytes | None) -> Callable[[Path], None]:
         ("text2text-generation", spoil("train.txt", b""), "train.txt"),
         ("text-classification", spoil("val.txt", b"unseen\ttext\n"), "unseen"),
         ("text-regression", spoil("train.txt", b"much\ttext\n"), "train.txt"),
+        ("text-regression", spoil("val.txt", b"1e39\ttext\n"), "val.txt line 1: label '1e39' is beyond 1e+15"),
     ],
 )
 def test_data_that_can_not_be_trained_on_is_named(
@@ -136,6 +142,28 @@ def test_data_that_can_not_be_trained_on_is_named(
     assert result.exit_code == 11, result.output
     assert match in result.output
     assert result.output.count("error:") == 1
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("-o", "/"), "/: no folder of its own to write to"),
+        (("-o", "{data}/../" + "n" * 250), "File name too long; choose another -o"),
+        (("--trace", "{data}/train.txt/x"), "train.txt/x: can't be written: Not a directory"),
+        (("--tensorboard", "{data}/train.txt/x"), "train.txt/x: can't be written: Not a directory"),
+        (("-o", "{data}/../file"), "file.partial: exists and holds no train.yaml of ours"),
+        (("-o", "{data}/../part", "--data", "{data}/../part.partial/data"), "part.partial, which this training writes"),
+        (("-o", "{data}/../part", "--from", "{data}/../part.partial/best"), "part.partial, which this training writes"),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_named(
+    options: tuple[str, ...], match: str, data: Path, short: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file.partial").write_text("no folder")
+    places = [option.format(data=data) for option in options]
+    result = train("--data", data, "--config", short, "--overwrite", *places, out=tmp_path / "out")
+    assert (result.exit_code, match in result.output) == (6, True), result.output
     assert not list(tmp_path.glob("out*"))
 
 
@@ -189,7 +217,8 @@ def test_a_search_that_was_stopped_goes_on_with_all_it_found(data: Path, tmp_pat
     out, kept = tmp_path / "out", tmp_path / "out.sweep"
     config, space = SHORT.but({"max_steps": 1}), {"trials": 3, "space": {"learning_rate": [1e-3, 1e-2]}}
 
-    def stop(what: str, done: float, _total: float, _note: str = "") -> None:
+    def stop(what: str, done: float, total: float, note: str = "") -> None:
+        del total, note
         if (what, done) == ("sweep", 2):
             raise KeyboardInterrupt
 

@@ -390,3 +390,10 @@ def test_token_files_are_used_again_until_anything_changes(tmp_path: Path) -> No
     assert not again()
     (tmp_path / "tokens" / "prepared.json").unlink()
     assert not again()
+
+
+def test_a_word_without_end_is_left_out_before_long(tmp_path: Path) -> None:
+    # Learnt from as a whole, it would take the tokenizer a minute.
+    endless = {**PAIR_FILES, "train.txt": PAIR_FILES["train.txt"] + "x" * 150_000 + "\ty\n"}
+    data = prepared(write(tmp_path / "data", endless), PAIRS, {"batch_tokens": 200})
+    assert data.report.notes() == ["train: 200 of 201 lines kept, 1 too long"]

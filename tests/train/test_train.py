@@ -204,6 +204,32 @@ def test_a_finished_training_that_kept_its_last_state_goes_on(data: Path, tmp_pa
         train(data, out, short, resume=True, overwrite=True)
 
 
+def test_an_unfinished_training_outlives_a_mistake(data: Path, tmp_path: Path) -> None:
+    out, part = tmp_path / "out", tmp_path / "out.partial"
+    short = TINY.but({"max_steps": 2, "eval_steps": 1})
+
+    def stop(record: Record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Job(data=data, target=out, config=short, heard=stop))
+    before = (part / "train.yaml").read_text()
+    with pytest.raises(TrainError, match="no such folder"):
+        train(tmp_path / "dat", out, short, overwrite=True)
+    with pytest.raises(ConfigError, match="sequence_length 100 exceeds"):
+        train(data, out, short.but({"sequence_length": 100}), overwrite=True)
+    assert (part / "train.yaml").read_text() == before
+
+    def appear(record: Record) -> None:
+        (out / "something").mkdir(parents=True)
+
+    with pytest.raises(OutputError, match="exists already"):
+        run(Job(data=data, target=out, config=short.but({"keep_last": True}), resume=True, heard=appear))
+    shutil.rmtree(out)
+    assert train(data, out, short, resume=True).steps == 2
+    assert not part.exists()
+
+
 def test_a_failure_says_what_it_keeps(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     steps = TINY.but({"eval_steps": 2})

@@ -149,7 +149,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path: Path) -> None:
     before = contents(tmp_path / "last")
     config, model = options(schedule="constant", epochs=9), plain()
     full = Trainer(model, continuing(config), config, folder=tmp_path, write=Full(model))
-    with pytest.raises(OutputError, match=r"state\.pt: can't be written: No space left on device; make room.*--resume"):
+    with pytest.raises(OutputError, match=r"state\.pt: can't be written: No space left on device; make room"):
         full.fit(texts(), VAL, resume=True)
     assert contents(tmp_path / "last") == before
     assert trainer(tmp_path, config).fit(texts(), VAL, resume=True).steps == 54

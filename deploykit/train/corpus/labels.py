@@ -3,12 +3,16 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from deploykit.errors import TrainError
 from deploykit.train.corpus.examples import Example
 from deploykit.train.corpus.store import Numbers
+
+_LARGEST: Final = 1e15
+"""Largest number to be learnt: squared and summed, it is a number in 32 bits still (3.4e38 at most)."""
 
 
 class Classes:
@@ -75,5 +79,10 @@ def number(example: Example, file: Path) -> float:
     if not math.isfinite(value):
         raise TrainError(
             f"{file} line {example.line}: label {example.target!r} is no number, which text-regression needs"
+        )
+    if abs(value) > _LARGEST:
+        raise TrainError(
+            f"{file} line {example.line}: label {example.target!r} is beyond {_LARGEST:g}, and its square beyond what "
+            "training computes with; give numbers in a larger unit"
         )
     return value

@@ -23,6 +23,9 @@ from deploykit.train.tokenizer import BACK, Specials, train_tokenizer
 SAMPLE: Final = 1 << 27
 """Bytes of a training file that a tokenizer is trained on, taken evenly from all of it: more change few entries."""
 
+_LONG: Final = 1 << 13
+"""Characters of an example that a tokenizer is trained on: its time grows with the square of a word's length."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Maker:
@@ -58,9 +61,9 @@ class Maker:
             return
         for example in examples(self.train, self.config.data, self.task, Tally(), _nobody):
             if not self._held_out(example):
-                yield example.source
+                yield example.source[:_LONG]
                 if self.task == "text2text-generation":
-                    yield example.target
+                    yield example.target[:_LONG]
 
     def running(self, tokenizer: Tokenizer) -> Cleaning:
         """Write the tokens of running text and return what became of its lines."""

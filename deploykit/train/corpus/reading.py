@@ -5,6 +5,7 @@ Everything is read as a stream, and what can't be read is named by file and line
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def find(folder: Path, split: str) -> Path | None:
     Raises:
         TrainError: there is no such folder, or there are two such files.
     """
-    if not folder.is_dir():
+    # Not `Path.is_dir`, which raises where a name is too long.
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise TrainError(f"{folder}: no such folder; --data names a folder with train.txt and val.txt")
     found = [file for suffix in SUFFIXES if (file := folder / f"{split}{suffix}").exists()]
     if len(found) > 1:
@@ -166,6 +168,8 @@ def _csv_rows(file: Path, lines: Iterator[str], names: Sequence[str]) -> Iterato
 
 def _picker(file: Path, heading: list[str], names: Sequence[str]) -> Callable[[list[str]], tuple[str, ...]]:
     for name in names:
+        if heading.count(name) > 1:
+            raise TrainError(f"{file} line 1: {heading.count(name)} columns are named {name!r}; name them apart")
         if name not in heading:
             raise TrainError(
                 f"{file} line 1: no column {name!r} among {', '.join(map(repr, heading))}; "

@@ -25,7 +25,6 @@ class Trace:
     """Profiles a few steps once the first are over, or as many as there are."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._steps = 0
         self._running: profile | None = None

@@ -115,6 +115,7 @@ def test_csv_counts_lines_where_fields_hold_line_ends(tmp_path: Path) -> None:
         ),
         ("train.jsonl", '{"text": "a", "target": "b"}\n{"text": \n', r"train\.jsonl line 2: not JSON: Expecting value"),
         ("train.jsonl", "[" * 100_000 + "\n", r"train\.jsonl line 1: not JSON: maximum recursion"),
+        ("train.csv", "text,target,target\na,b,c\n", r"line 1: 2 columns are named 'target'; name them apart"),
         ("train.csv", "text,target\na," + "b" * 140_000 + "\n", r"line 2: not CSV: field larger.*JSON Lines"),
         ("train.jsonl", '["a", "b"]\n', r"train\.jsonl line 1: '\[\"a\", \"b\"\]' is no JSON object"),
         ("train.jsonl", '\n{"text": "a"}\n', r"train\.jsonl line 2: no field 'target' among 'text'"),
