@@ -34,11 +34,14 @@ def pegasus(config: Fields) -> EncoderDecoder:
 
 
 def marian(config: Fields) -> EncoderDecoder:
-    """Return a Marian: sinusoids, norms after each block, and perhaps a vocabulary for each side."""
-    shared, target = config.share_encoder_decoder_embeddings, config.decoder_vocab_size
-    if not shared and target is None:
-        raise Unfit("encoder and decoder share no embeddings, but decoder_vocab_size is not given")
-    return _whole(config, norm_first=False, embedding_norm=False, positions=_halves, target=None if shared else target)
+    """Return a Marian: sinusoids, norms after each block, and perhaps a table for each side."""
+    apart, target = not config.share_encoder_decoder_embeddings, config.decoder_vocab_size
+    if apart and target != config.vocab_size:
+        raise Unfit(
+            f"its sources have a vocabulary of {config.vocab_size} tokens and its answers one of {target}, while all "
+            "that follows has one tokenizer for both"
+        )
+    return _whole(config, norm_first=False, embedding_norm=False, positions=_halves, apart=apart)
 
 
 def m2m_100(config: Fields) -> EncoderDecoder:
@@ -63,7 +66,7 @@ def _stretched(config: Fields, stack: str) -> Computed:
 
 
 def _whole(
-    config: Fields, *, norm_first: bool, embedding_norm: bool, positions: Positions, target: int | None = None
+    config: Fields, *, norm_first: bool, embedding_norm: bool, positions: Positions, apart: bool = False
 ) -> EncoderDecoder:
     """Return any of them.
 
@@ -72,20 +75,20 @@ def _whole(
         norm_first: whether norms come before the blocks; then there is one after the last as well.
         embedding_norm: whether the embedding is normalized.
         positions: of a stack.
-        target: size of the answers' vocabulary, where it is one of its own.
+        apart: whether encoder and decoder share no table.
     """
 
     def stack(name: str, other: str) -> Stack:
-        shared = () if target else (_SHARED, f"model.{other}.embed_tokens")
+        shared = () if apart else (_SHARED, f"model.{other}.embed_tokens")
         # Of tied tables, a checkpoint may have stored none but the head.
-        head = (_HEAD,) if config.tie_word_embeddings and not (target and name == "encoder") else ()
+        head = (_HEAD,) if config.tie_word_embeddings and not (apart and name == "encoder") else ()
         heads = getattr(config, f"{name}_attention_heads")
         if config.d_model % heads:
             raise Unfit(f"d_model {config.d_model} is no multiple of {heads} heads")
         embedding = (f"model.{name}.embed_tokens", *shared, *head)
         return Stack(
             names=_names(name, embedding, embedding_norm=embedding_norm, final_norm=norm_first),
-            vocabulary=target if target and name == "decoder" else config.vocab_size,
+            vocabulary=config.vocab_size,
             layers=getattr(config, f"{name}_layers"),
             heads=heads,
             head_size=config.d_model // heads,
