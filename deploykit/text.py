@@ -25,7 +25,8 @@ def read_start(file: Path | None, characters: int, *, option: str) -> tuple[str,
         return PROSE, _prose()[:characters]
     try:
         _check_regular(file)
-        with file.open(encoding="utf-8") as stream:
+        # Without the mark that some editors put at the beginning.
+        with file.open(encoding="utf-8-sig") as stream:
             return file.name, stream.read(characters)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error, option) from error

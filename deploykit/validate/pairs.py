@@ -126,7 +126,8 @@ def _of_file(tokenizer: Tokenizer, label: str, file: Path, count: int, spec: Dec
         ConfigError: it has no line, or some with and some without a tab.
     """
     _, content = read_start(file, 4 * CHARACTERS * count, option="--text")
-    lines = [(number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
+    # Nothing else ends a line: texts may hold what `splitlines` would take for an end, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
     if not lines:
         raise ConfigError(f"text {file}: no line in it; give lines of SOURCE<TAB>ANSWER, or of sources alone")
     (first, sample), tokens = lines[0], 0

@@ -155,6 +155,14 @@ def test_pairs_are_read_as_the_tokenizer_and_the_model_have_them(pair: Artifact,
     assert "Han" in text.samples[1].scripts
 
 
+def test_lines_end_where_files_say_so_and_nowhere_else(pair: Artifact, tiny_pair: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes("\ufeffname\treturn\r\none\u2028two\tthree\x0cfour\r\n".encode())
+    text = read_text(pair, ValidateConfig(text=tmp_path / "text"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_pair)
+    sources = [sample.source.tolist() for sample in text.samples if sample.source is not None]
+    assert sources == [tokenizer(source)["input_ids"] for source in ("name", "one\u2028two")]
+
+
 def test_a_source_that_is_too_long_keeps_its_end(pair: Artifact, tmp_path: Path) -> None:
     (tmp_path / "long.tsv").write_text("name " * 400 + "\tname\n")
     (sample,) = read_text(pair, ValidateConfig(text=tmp_path / "long.tsv")).samples
