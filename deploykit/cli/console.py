@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +21,9 @@ from deploykit.spec import REPORT_PAGE
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+_QUIET: Final = 30.0
+"""Seconds after which a log hears again how far a piece of work is."""
+
 
 @contextmanager
 def progress() -> Iterator[Progress]:
@@ -31,12 +34,13 @@ def progress() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=32),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
         TextColumn("[dim]{task.fields[note]}"),
     )
     with Bars(*columns, console=Console(stderr=True), refresh_per_second=8) as bars:
@@ -71,16 +75,23 @@ class _Bars:
 
 
 class _Lines:
-    """Reports as lines, for logs: what was finished and how long it took."""
+    """Reports as lines, for logs: what was finished and how long it took, and now and then how far long work is."""
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
 
     def __call__(self, what: str, done: float, total: float, note: str = "") -> None:
-        began = self._began.setdefault(what, time.monotonic())
+        now = time.monotonic()
+        began = self._began.setdefault(what, now)
+        noted = f", {note}" if note else ""
         if total and done >= total:
             del self._began[what]
-            click.echo(f"{what}: {time.monotonic() - began:.1f} s{f', {note}' if note else ''}", err=True)
+            self._told.pop(what, None)
+            click.echo(f"{what}: {now - began:.1f} s{noted}", err=True)
+        elif total and now - self._told.get(what, began) >= _QUIET:
+            self._told[what] = now
+            click.echo(f"{what}: {done / total:.0%}{noted}", err=True)
 
 
 def print_json(data: Any) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,9 @@ from deploykit.cli import console, options, train_options
 from deploykit.errors import ConfigError
 from deploykit.progress import silent
 from deploykit.train.config import Task, TrainConfig
+
+_PARTS: Final = frozenset({"padding", "token_accuracy", "accuracy", "exact_match"})
+"""Figures that are parts of a whole."""
 
 
 @click.command(cls=train_options.Grouped)
@@ -82,6 +85,9 @@ def train(
     config, space = _configuration(config_file, output if resume else None, changed)
     if search and not space:
         raise ConfigError("--sweep needs a --config whose section `sweep` says what to vary, and between which bounds")
+    if trace:
+        # PyTorch's profiler would write lines of its own between ours; it asks for this when torch is loaded.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with _reporting() as (progress, leads):
         progress("load libraries", 0, 0)
         from deploykit.train.run import train as run
@@ -162,4 +168,15 @@ def _print(figures: Mapping[str, Any], *, path: Path) -> None:
     rows = {"path": path, **{name: value for name, value in figures.items() if name != "metrics"}, **figures["metrics"]}
     width = max(map(len, rows))
     for name, value in rows.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+        click.echo(f"{name.replace('_', ' '):<{width}}  {_number(name, value)}")
+
+
+def _number(name: str, value: Any) -> str:
+    """Return a figure as a person reads it: parts as percents, large numbers whole."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, float):
+        return str(value)
+    if name in _PARTS:
+        return f"{value:.1%}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -60,7 +60,8 @@ class ModelConfig:
     num_layers: int | None = None
     """Layers, of the encoder and of the decoder each; 3 for an encoder-decoder, 4 for others where None."""
     num_heads: int | None = None
-    """Attention heads (nhead); 8 for an encoder-decoder, 6 for others where None."""
+    """Attention heads (nhead); 8 for an encoder-decoder, 6 for others where None, or the next fewer that fit the
+    width."""
     num_key_value_heads: int | None = None
     """Heads that keys and values have, which attention heads share; decoders only. 2 where None, if that divides."""
     intermediate_size: int | None = None
@@ -90,7 +91,8 @@ class ModelConfig:
             ConfigError: the sizes don't fit each other.
         """
         width, layers, heads, inner = (512, 3, 8, 2048) if task == "text2text-generation" else (192, 4, 6, 512)
-        width, heads = self.hidden_size or width, self.num_heads or heads
+        width = self.hidden_size or width
+        heads = self.num_heads or self._fitting(width, most=heads, decoder=task == "text-generation")
         shared = self.num_key_value_heads or (heads if heads % 2 else 2)
         if width % heads or (task == "text-generation" and heads % shared):
             raise ConfigError(
@@ -107,6 +109,13 @@ class ModelConfig:
             num_key_value_heads=shared,
             intermediate_size=self.intermediate_size or inner,
         )
+
+    def _fitting(self, width: int, *, most: int, decoder: bool) -> int:
+        """Return the most heads, up to `most`, that divide the width; `most` where none do."""
+        pairs = 2 if decoder else 1  # a decoder's rotary positions turn a head's numbers in pairs
+        shared = self.num_key_value_heads or 1 if decoder else 1
+        fitting = (heads for heads in range(most, 0, -1) if width % (heads * pairs) == 0 and heads % shared == 0)
+        return next(fitting, most)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,11 @@ def begin(target: Path, *, resume: bool, overwrite: bool, marker: str) -> Path:
     _check_name(folder)
     unfinished = can_resume(folder)
     if resume and not unfinished and not (target / LAST / STATE).is_file():
+        if (target / marker).is_file():
+            raise TrainError(
+                f"{target}: the training is done, and its last state wasn't kept; train the model on with --from "
+                f"{target} and another -o (another time, --keep-last keeps it)"
+            )
         raise TrainError(f"{folder}: holds no training to go on with; leave out --resume to begin one")
     check_target(target, overwrite=overwrite, marker=marker)
     if unfinished and not resume and not overwrite:

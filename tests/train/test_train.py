@@ -200,7 +200,7 @@ def test_a_finished_training_that_kept_its_last_state_goes_on(data: Path, tmp_pa
     assert [record["step"] for record in log(out)] == [2, 4, 6]
     assert longer.steps == 6
     assert not (out / "last").exists()
-    with pytest.raises(TrainError, match="holds no training to go on with; leave out --resume"):
+    with pytest.raises(TrainError, match="the training is done, and its last state wasn't kept"):
         train(data, out, short, resume=True, overwrite=True)
 
 
