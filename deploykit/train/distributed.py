@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import torch
 from torch import distributed
 
+from deploykit.errors import TrainError
 from deploykit.train.parts import Batch
 
 _BUCKET: Final = 1 << 23
@@ -45,13 +46,22 @@ def world() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the processes that torchrun started, if it started this one (RANK, WORLD_SIZE); leave them at the end."""
+    """Join the processes that torchrun started, if it started this one (RANK, WORLD_SIZE); leave them at the end.
+
+    Raises:
+        TrainError: another process is gone.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield World()
         return
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield world()
+    except RuntimeError as error:
+        # gloo has no class of its own for it.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainError("another process of this training is gone; what it said last is the reason") from error
     finally:
         distributed.destroy_process_group()
 
@@ -89,7 +99,8 @@ def take_over(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each tensor by that of rank 0."""
     if world().size > 1:
         for tensor in tensors:
-            distributed.broadcast(tensor, 0)
+            # Detached, or torch warns that weights were changed behind its back when the gradients are worked out.
+            distributed.broadcast(tensor.detach(), 0)
 
 
 def gathered(things: list[Thing]) -> list[Thing]:
