@@ -215,7 +215,8 @@ def _check_kind(folder: Path, raw: dict[str, Any], config: Any) -> Any:
     if not own_code and (config.model_type not in causal or (named and named[0] not in _flat(causal.values()))):
         raise UnsupportedModelError(
             f"{folder}: {(named or [config.model_type])[0]} is no causal language model; "
-            "only those (…ForCausalLM, GPT2LMHeadModel and the like) can be converted so far"
+            "only those (…ForCausalLM, GPT2LMHeadModel and the like) and encoder-decoders that write text can be "
+            "converted so far"
         )
     text = text_config(config)
     if not isinstance(getattr(text, "vocab_size", None), int) or (text is not config and text.model_type not in causal):

@@ -229,7 +229,10 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "t5", "architectures": ["T5EncoderModel"]},
         r"T5EncoderModel is no encoder-decoder that writes text",
     ),
-    "classifier": ({"architectures": ["LlamaForSequenceClassification"]}, r"no causal language model"),
+    "classifier": (
+        {"architectures": ["LlamaForSequenceClassification"]},
+        r"no causal language model; .* and encoder-decoders",
+    ),
     "encoder": ({"model_type": "vit", "architectures": ["ViTModel"]}, r"ViTModel is no causal language model"),
     "multimodal": (
         {"model_type": "mllama", "architectures": None, "vocab_size": None},
