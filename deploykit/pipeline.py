@@ -76,24 +76,10 @@ def export(
 
     def check(source: Artifact, out: Path, **how: bool) -> Artifact:
         reference = partial(torch_reference, checkpoint, reading)
-        try:
+        with _look_inside(source, f"deploykit validate {target} --reference {checkpoint} --bisect"):
             return run_validate(source, out, reference, validating, name=packaging.name, progress=progress, **how)
-        except QualityError:
-            raise
-        except ParityError as error:
-            if source.manifest.decoder.encoder:
-                # `--bisect` follows tokens through a decoder alone.
-                raise
-            # What failed is not kept, so it must be made again to be looked into.
-            how_to = f"deploykit validate {target} --reference {checkpoint} --bisect"
-            error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)
-            raise
 
-    _check_together(until, precision, validating)
-    if throughput and STAGES.index(until) < STAGES.index("quantized"):
-        raise ConfigError(
-            f"throughput adds a quantized model, and until {until} ends before that; leave one of them out"
-        )
+    _check_together(until, precision, validating, throughput=throughput)
     with _workshop(target) as workshop:
         quantizing = (
             partial(_quantize_best, judging=validating, folder=workshop)
@@ -123,11 +109,27 @@ def export(
     return artifact
 
 
-def _check_together(until: Until, quantizing: QuantizeConfig, validating: ValidateConfig) -> None:
+@contextmanager
+def _look_inside(source: Artifact, how_to: str) -> Iterator[None]:
+    """Let an error of parity say how to find the layer where it begins."""
+    try:
+        yield
+    except QualityError:
+        raise
+    except ParityError as error:
+        # `--bisect` follows tokens through a decoder alone.
+        if not source.manifest.decoder.encoder:
+            # What failed is not kept, so it must be made again to be looked into.
+            error.args = (f"{error}; to see in which layer it begins, export with --until quantized and run: {how_to}",)
+        raise
+
+
+def _check_together(until: Until, quantizing: QuantizeConfig, validating: ValidateConfig, *, throughput: bool) -> None:
     """Say before the checkpoint is converted, not after it, what a later stage would refuse.
 
     Raises:
-        ConfigError: a text can't be read, or `auto` may choose what the gate doesn't let pass.
+        ConfigError: a text can't be read, `auto` may choose what the gate doesn't let pass, or the export ends before
+            the model that `throughput` adds.
         OutputError: the page can't be written.
     """
     if STAGES.index(until) >= STAGES.index("quantized") and quantizing.calibration:
@@ -141,6 +143,10 @@ def _check_together(until: Until, quantizing: QuantizeConfig, validating: Valida
                 f"max_quality_loss {quantizing.max_quality_loss:g} lets auto choose what validation refuses past "
                 f"max_perplexity_loss {validating.max_perplexity_loss:g}; lower the one or raise the other"
             )
+    if throughput and STAGES.index(until) < STAGES.index("quantized"):
+        raise ConfigError(
+            f"throughput adds a quantized model, and until {until} ends before that; leave one of them out"
+        )
 
 
 def _quantize_best(
