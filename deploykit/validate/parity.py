@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deploykit import graph
 from deploykit.errors import ParityError
 from deploykit.progress import Progress, silent
-from deploykit.spec import LOGITS, Precision
+from deploykit.spec import LOGITS, DecoderSpec, Precision
 from deploykit.validate.cases import FULL, STEPWISE, Case, Rows, Seen, cases_for
 from deploykit.validate.decoder import Decoder, FloatArray
 
@@ -37,6 +37,8 @@ class Truth:
     """Largest |difference| of a logit."""
     output: str = LOGITS
     """What is compared, for errors."""
+    remedy: str = "try a larger --atol if the difference is harmless"
+    """What to do where more is off, for errors."""
 
 
 HALF_ATOL: Final = 5e-2
@@ -80,7 +82,7 @@ def check_parity(
     logits = own_logits(decoder, rows) if known is None else known
     name = "onnx, each row alone" if known is None else "pytorch"
     _check_truth(decoder, name, logits, rows)
-    truth = Truth(name=name, logits=logits, allowed=tolerance(logits, atol))
+    truth = Truth(name=name, logits=logits, allowed=tolerance(logits, atol), remedy=_remedy(decoder.spec))
     if known is None:
         del cases[FULL]
     figures = _run("compare with the reference", cases, decoder, rows, truth, progress)
@@ -103,7 +105,8 @@ def check_half(
     """
     limit = max(atol, HALF_ATOL)
     output = f"{LOGITS} of the {precision} model"
-    truth = Truth(name="fp32", logits=exact, allowed=tolerance(exact, limit), output=output)
+    allowed, remedy = tolerance(exact, limit), _remedy(decoder.spec)
+    truth = Truth(name="fp32", logits=exact, allowed=allowed, remedy=remedy, output=output)
     figures = _run(f"compare {precision}", cases_for(decoder.spec), decoder, rows, truth, progress)
     return {"reference": "fp32", "atol": limit, "allowed": truth.allowed, "cases": figures}
 
@@ -137,14 +140,14 @@ def check_steps(
     figures = {}
     for number, (name, case) in enumerate(cases.items()):
         progress(f"compare {precision}", number, len(cases), name)
-        seen = list(_running(name, case(decoder, rows)))
+        seen = list(_running(name, case(decoder, rows), _remedy(decoder.spec)))
         error = _rms([part.logits - exact[part.row][part.start : part.start + len(part.logits)] for part in seen])
         # Written so that NaN fails.
         if not error <= allowed:
             raise ParityError(
                 f"{LOGITS} of the {precision} model: root mean square of onnx - fp32 = {error:.3g} > {allowed:.3g} in "
                 f"case {name!r}, but {prefill:.3g} without a cache; "
-                f"{_REMEDY if np.isfinite(error) else damaged_weights(decoder)}"
+                f"{_remedy(decoder.spec) if np.isfinite(error) else damaged_weights(decoder)}"
             )
         figures[name] = {"rms_error": float(f"{error:.3g}"), "positions": sum(len(part.logits) for part in seen)}
     progress(f"compare {precision}", len(cases), len(cases))
@@ -178,7 +181,7 @@ def compare(
         ParityError: a logit is further off than allowed, or ONNX Runtime refuses to run the case.
     """
     worst, agreed, decided, positions = 0.0, 0, 0, 0
-    for part in _running(case, seen):
+    for part in _running(case, seen, truth.remedy):
         wanted = truth.logits[part.row][part.start : part.start + len(part.logits)]
         errors = np.abs(part.logits - wanted).max(axis=-1)
         where = int(errors.argmax())
@@ -187,7 +190,7 @@ def compare(
         if not gap <= truth.allowed:
             raise ParityError(
                 f"{truth.output}: max |onnx - {truth.name}| = {gap:.3g} > {truth.allowed:.3g} in case {case!r} (row "
-                f"{part.row}, token {part.start + where}); {_REMEDY if np.isfinite(gap) else damage()}"
+                f"{part.row}, token {part.start + where}); {truth.remedy if np.isfinite(gap) else damage()}"
             )
         same = part.logits.argmax(axis=-1) == wanted.argmax(axis=-1)
         clear = _decided(wanted, truth.allowed)
@@ -212,7 +215,9 @@ def damaged_weights(decoder: Decoder) -> str:
         count = int(np.count_nonzero(~np.isfinite(tensor.numpy())))
         if count:
             return f"weight {name!r} holds {count} of them: the checkpoint is damaged, get it again"
-    return "no weight holds any, so they come from an overflow in fp32 or from the graph: try convert --method traced"
+    # An encoder-decoder is never traced.
+    remedy = "get the checkpoint again" if decoder.spec.encoder else _TRACED
+    return f"no weight holds any, so they come from an overflow in fp32 or from the graph: {remedy}"
 
 
 def tolerance(logits: Sequence[FloatArray], atol: float) -> float:
@@ -253,12 +258,12 @@ def _check_truth(decoder: Decoder, name: str, logits: Sequence[FloatArray], rows
             )
 
 
-def _running(case: str, seen: Iterable[Seen]) -> Iterator[Seen]:
+def _running(case: str, seen: Iterable[Seen], remedy: str) -> Iterator[Seen]:
     """Yield from a case, naming it where ONNX Runtime refuses to run it."""
     try:
         yield from seen
     except Exception as error:  # pybind exceptions of ONNX Runtime share no base class
-        raise ParityError(f"{LOGITS}: ONNX Runtime fails in case {case!r}: {error}; {_REMEDY}") from error
+        raise ParityError(f"{LOGITS}: ONNX Runtime fails in case {case!r}: {error}; {remedy}") from error
 
 
 def _decided(wanted: FloatArray, allowed: float) -> NDArray[np.bool_]:
@@ -269,4 +274,10 @@ def _decided(wanted: FloatArray, allowed: float) -> NDArray[np.bool_]:
     return np.asarray(best[:, 1] - best[:, 0] > DECIDED * allowed)
 
 
-_REMEDY: Final = "try convert --method traced if the graph is fused, or a larger --atol if the difference is harmless"
+def _remedy(spec: DecoderSpec) -> str:
+    if spec.encoder:
+        return "compare with the checkpoint it was made from, or try a larger --atol if the difference is harmless"
+    return f"{_TRACED} if the graph is fused, or a larger --atol if the difference is harmless"
+
+
+_TRACED: Final = "try convert --method traced"
