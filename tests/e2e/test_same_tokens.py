@@ -60,7 +60,7 @@ def distinct(tokens: Sequence[Sequence[int]]) -> int:
 def test_the_prompts_tell_models_apart(checkpoint: Path) -> None:
     """An equality on a constant would prove nothing."""
     rows = [torch_tokens(checkpoint, prompt) for prompt in PROMPTS]
-    assert distinct(rows) >= 32
+    assert distinct(rows) >= 20
     assert len(set(rows)) >= len(PROMPTS) - 1
 
 
