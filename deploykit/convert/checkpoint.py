@@ -1,9 +1,6 @@
 """Opens a checkpoint, local or from the hub, and checks all that can be checked before work begins."""
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +10,7 @@ from deploykit.convert.sizes import check_raw, check_sizes
 from deploykit.convert.text_part import text_config, text_tensors
 from deploykit.convert.weights import PICKLE, Weights, check_types, open_weights, read_json
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
+from deploykit.quiet import quiet
 
 HUB_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*", "NOTICE*")
 """What is downloaded of a hub repository: no other framework's weights, nothing in subfolders but `CHAT_TEMPLATES`."""
@@ -143,22 +141,6 @@ def _download(name: str, options: ConvertConfig) -> Path:
             f"{name}: no such folder, and it can't be had from the Hugging Face hub: {reason}; "
             "check the name, the network and HF_TOKEN"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off the terminal for a while."""
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _read_config(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) -> Any:

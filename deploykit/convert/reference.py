@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from deploykit.config import ConvertConfig
-from deploykit.convert.checkpoint import Checkpoint, is_encoder_decoder, open_checkpoint, quiet
+from deploykit.convert.checkpoint import Checkpoint, is_encoder_decoder, open_checkpoint
 from deploykit.convert.sizes import check_implied
 from deploykit.errors import CheckpointError, UnsupportedModelError
+from deploykit.quiet import quiet
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]

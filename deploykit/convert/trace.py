@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from deploykit.config import ConvertConfig
 from deploykit.convert.builder import IR_VERSION
-from deploykit.convert.checkpoint import Checkpoint, quiet
+from deploykit.convert.checkpoint import Checkpoint
 from deploykit.convert.flat import FlatDecoder, kept_besides
 from deploykit.convert.frequencies import hold_frequencies
 from deploykit.convert.reference import load_model
@@ -22,6 +22,7 @@ from deploykit.convert.sidecars import special_ids
 from deploykit.convert.spelling import translations
 from deploykit.errors import ConfigError, UnsupportedModelError
 from deploykit.progress import Progress
+from deploykit.quiet import quiet
 from deploykit.spec import BATCH, PAST, DecoderSpec, LayerCache
 
 _BATCH, _NEW, _PAST = 2, 3, 5

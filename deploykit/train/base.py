@@ -23,9 +23,9 @@ from transformers.models.auto.modeling_auto import (
 
 import deploykit.transformer.pretrained  # noqa: F401 - the Auto classes then open its checkpoints, too
 from deploykit.errors import CheckpointError, ConfigError, UnsupportedModelError
+from deploykit.quiet import quiet
 from deploykit.train.build import head_fields
 from deploykit.train.config import Task
-from deploykit.train.quiet import quiet
 from deploykit.train.tokenizer import Specials
 
 TOKENIZER_FILES: Final = (

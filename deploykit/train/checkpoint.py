@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 from deploykit.draft import Draft
 from deploykit.errors import OutputError
+from deploykit.quiet import quiet
 from deploykit.train.config import TrainConfig
 from deploykit.train.config_file import CONFIG, write_config
 from deploykit.train.keeping import BEST, LAST
-from deploykit.train.quiet import quiet
 from deploykit.train.record import Fit
 from deploykit.train.watch.curve import loss_curve
 

@@ -50,7 +50,7 @@ def train(
     """Train a model on `data`, write it with its tokenizer to `out`, and return how it went.
 
     While it runs, `out`.partial holds the best and the last model; an interruption leaves it, to be gone on with. Where
-    torchrun started several processes they train one model together, to the same losses as one.
+    torchrun started several processes they train one model together: without dropout, to the same losses as one.
 
     Args:
         data: folder with train.txt and val.txt, or .tsv, .jsonl or .csv: running text, pairs or labelled texts.

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from deploykit.errors import CheckpointError, ConfigError, DeploykitError, UnsupportedModelError
+from deploykit.quiet import quiet
 from deploykit.train import OptimConfig, TrainConfig, TrainResult, train
 from deploykit.train.base import open_base
-from deploykit.train.quiet import quiet
 from deploykit.transformer.pretrained import TransformerConfig, TransformerForConditionalGeneration
 
 TOKENIZER = make_tokenizer()
